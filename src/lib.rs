@@ -288,11 +288,11 @@ pub use address::Address;
 pub use balance::policy;
 pub use balance::policy::{Policy, set::testing};
 pub use balance::{
-    BalancedChannel, BalancedChannelBuilder, CallError, CallTimeout, ConnectivityState, ConnectivityStates, Filter,
-    MethodConfig, OutlierDetection, ReportServer, ResponseBody, ResponseFuture, RetryPolicy, Route, RouteBody,
-    RouteClient, RouteClientLayer, RouteContext, RouteHeaders, RouteServer, RouteServerLayer, SelectionReason,
-    ServedBy, ServerState, ServerStatus, ServiceConfigSource, ServiceConfigStatus, SlowStart, Split, WaitForReady,
-    check_service_config,
+    AttemptStats, BalancedChannel, BalancedChannelBuilder, CallError, CallTimeout, ChannelStats, ConnectionStats,
+    ConnectivityState, ConnectivityStates, Filter, MethodConfig, MethodStats, OutlierDetection, ReportServer,
+    ResponseBody, ResponseFuture, RetryPolicy, Route, RouteBody, RouteClient, RouteClientLayer, RouteContext,
+    RouteHeaders, RouteServer, RouteServerLayer, SelectionReason, ServedBy, ServerState, ServerStatus,
+    ServiceConfigSource, ServiceConfigStatus, SlowStart, Split, WaitForReady, check_service_config,
 };
 #[cfg(feature = "_tls")]
 #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))))]

@@ -16,6 +16,7 @@ use tower::discover::Change;
 use crate::fleet::block_on;
 use crate::job::{Deadline, Figures, Job, Setting, Side};
 use crate::load::{self, DEADLINE};
+use crate::recorder::Adding;
 use crate::sets::FirstServerPreferred;
 
 /// Longer than reaching every server should ever take, under valgrind too.
@@ -81,6 +82,7 @@ fn channel(job: &Job, sets: &Arc<AtomicU64>) -> BalancedChannel {
         Setting::DeclaredWithHedging => builder.retry(with_hedging(METHOD)),
         Setting::Undeclared => builder.retry(RetryPolicy::new().repeatable(ANOTHER_METHOD)),
         Setting::UndeclaredWithHedging => builder.retry(with_hedging(ANOTHER_METHOD)),
+        Setting::Recorder => builder.metrics(Adding),
     };
     builder.build_with_discovery("greeter", tokio_stream::iter(changes)).expect("a runtime")
 }

@@ -87,6 +87,8 @@ pub(crate) enum Setting {
     Undeclared,
     /// The same, with an attempt timeout and hedging.
     UndeclaredWithHedging,
+    /// A recorder of metrics that adds each value to a number.
+    Recorder,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -10,6 +10,7 @@ mod fleet;
 mod guards;
 mod job;
 mod load;
+mod recorder;
 mod server;
 mod sets;
 mod targets;
@@ -34,7 +35,7 @@ enum Kind {
     Guard,
 }
 
-const PARTS: [Part; 12] = [
+const PARTS: [Part; 13] = [
     Part { name: "instructions", kind: Kind::Target, rows: targets::instructions },
     Part { name: "deadlines", kind: Kind::Target, rows: targets::deadlines },
     Part { name: "allocations", kind: Kind::Target, rows: targets::allocations },
@@ -42,6 +43,7 @@ const PARTS: [Part; 12] = [
     Part { name: "connections", kind: Kind::Target, rows: targets::connections },
     Part { name: "config", kind: Kind::Target, rows: targets::config },
     Part { name: "selection", kind: Kind::Target, rows: targets::selection },
+    Part { name: "metrics", kind: Kind::Target, rows: targets::metrics },
     Part { name: "sets", kind: Kind::Target, rows: targets::sets },
     Part { name: "throughput", kind: Kind::Guard, rows: guards::throughput },
     Part { name: "streams", kind: Kind::Guard, rows: guards::streams },

@@ -114,6 +114,16 @@ pub(crate) fn selection(bench: &Bench, report: &mut Report) {
     add(report, name, "×", Some(Bar::AtMost(1.02)), ratio);
 }
 
+/// What a recorder costs that adds each value to a number: what is left is the recorder's own.
+pub(crate) fn metrics(bench: &Bench, report: &mut Report) {
+    let plain = Case::new(Side::Ours, 1);
+    let recorder = Case { setting: Setting::Recorder, ..plain };
+    let name = "1 worker, a recorder that adds, client instructions, with / without";
+    add(report, name, "×", Some(Bar::AtMost(1.02)), bench.ratio(recorder, plain));
+    let name = "1 worker, a recorder that adds, client allocations beyond none";
+    add(report, name, "/call", Some(Bar::AtMost(0.1)), bench.more(recorder, plain, ALLOCATIONS));
+}
+
 /// How often failures make the pool build a set of servers that is the same as before.
 pub(crate) fn sets(_: &Bench, report: &mut Report) {
     let fleet = Fleet::with_a_failing_server(1_000);

@@ -11,6 +11,7 @@
 //! | `connectivity`, `view` | the state of a channel and of its servers, as texts and for users |
 //! | `config` | the service config of a channel: its sources, and how it is put into force |
 //! | `method_config` | the settings of calls by method |
+//! | `metrics` | what a channel counts |
 //! | `call` | one call: pick, attempt, response, retry |
 //! | `queue` | calls that wait for a server, first in, first out |
 //! | `filter` | which servers a channel may call |
@@ -37,6 +38,7 @@ mod config;
 mod connectivity;
 pub(crate) mod filter;
 mod method_config;
+pub(crate) mod metrics;
 mod partition;
 pub mod policy;
 pub(crate) mod pool;
@@ -59,6 +61,7 @@ pub use crate::balance::connectivity::ConnectivityState;
 pub(crate) use crate::balance::connectivity::DirectoryStatus;
 pub use crate::balance::filter::Filter;
 pub use crate::balance::method_config::MethodConfig;
+pub use crate::balance::metrics::{AttemptStats, ChannelStats, ConnectionStats, MethodStats};
 pub(crate) use crate::balance::pool::Update;
 pub(crate) use crate::balance::pool::members::InstanceChange;
 pub use crate::balance::pool::select::{Reason as SelectionReason, SlowStart};

@@ -19,6 +19,7 @@ use crate::balance::call::retry::RetryBudget;
 use crate::balance::config::AppliedConfig;
 use crate::balance::connectivity::{ChannelStatus, Unserved};
 use crate::balance::method_config::{CallSettings, CodeConfig};
+use crate::balance::metrics::ChannelMetrics;
 use crate::balance::partition::{Partition, Partitions};
 use crate::balance::policy::{LeastRequest, PickNotifier, Policy};
 use crate::balance::pool::room::Limits;
@@ -80,6 +81,8 @@ pub(crate) struct ChannelShared {
     pub(crate) config: AppliedConfig,
     /// Of the code, or of the service config.
     pub(crate) outlier_detection: ArcSwapOption<OutlierDetection>,
+    /// What its calls count.
+    pub(crate) metrics: ChannelMetrics,
     /// Zero of the times that costs and pauses are stored as, so that they fit into atomics.
     pub(crate) epoch: Instant,
     /// The policy has picked an index out of range, and that is logged.

@@ -16,7 +16,7 @@ use crate::balance::channel::BalancedChannel;
 use crate::balance::config::ServiceConfigStatus;
 use crate::balance::connectivity::{ChannelStatus, ConnectivityState};
 use crate::balance::pool::select::Verdict;
-use crate::balance::subchannel::{ServerState, ServerStatus, Subchannel, SubchannelState};
+use crate::balance::subchannel::{ServerState, ServerStatus, Subchannel};
 use crate::error::Error;
 
 /// A server of the channel, for users.
@@ -87,15 +87,7 @@ impl BalancedChannel {
         let status = |listed: &Listed| {
             let Some(subchannel) = &listed.subchannel else { return Some(listed.idle()) };
             let status = subchannel.status();
-            let state = match status.state {
-                SubchannelState::Connecting | SubchannelState::Checking(_) => ServerState::Connecting,
-                SubchannelState::TransientFailure => ServerState::TransientFailure,
-                SubchannelState::Ready(_) if subchannel.is_ejected() => ServerState::Ejected,
-                SubchannelState::Ready(_) if status.is_held => ServerState::Held,
-                SubchannelState::Ready(_) => ServerState::Ready,
-                SubchannelState::Unhealthy(_) => ServerState::Unhealthy,
-                SubchannelState::Shutdown => return None, // removed a moment ago
-            };
+            let state = subchannel.server_state_of(&status)?;
             let (attempts, failures) = subchannel.attempts();
             let (connections, in_flight) = subchannel.connections();
             Some(ServerStatus {

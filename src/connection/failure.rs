@@ -85,6 +85,11 @@ impl Failure {
         matches!(self.kind, RequestBody | RequestBodyPanic | InvalidRequest)
     }
 
+    /// The error of the request's body, if it is the failure.
+    pub(crate) fn source(&self) -> Option<&BoxError> {
+        self.source.as_ref()
+    }
+
     /// The error of the request's body.
     ///
     /// # Errors

@@ -81,6 +81,7 @@ pub use crate::connection::connect::tls::ClientTls;
 #[cfg(feature = "_tls")]
 pub(crate) use crate::connection::connect::tls::{Tls, config::InvalidTls};
 pub(crate) use crate::connection::exchange::Exchange;
+pub(crate) use crate::connection::exchange::body_guard::SentCounter;
 pub(crate) use crate::connection::exchange::excerpt::read_prefix;
 pub(crate) use crate::connection::exchange::header_sizes::RequestLimit;
 pub(crate) use crate::connection::exchange::recv_body::RecvBody;
@@ -91,7 +92,7 @@ pub use crate::connection::options::KeepAlive;
 pub(crate) use crate::connection::options::{Options, TcpKeepalive};
 pub(crate) use crate::connection::server_streams::ServerStreams;
 pub(crate) use crate::connection::shared::{ConnectionLoad, StreamPermit};
-pub(crate) use crate::connection::state::{CloseKind, CloseReason, ConnectionState};
+pub(crate) use crate::connection::state::{CloseKind, CloseReason, ConnectionState, Disconnect};
 pub(crate) use h2::{Reason, RecvStream};
 
 #[cfg(test)]

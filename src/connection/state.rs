@@ -15,6 +15,7 @@
 //! ```
 
 use std::fmt;
+use std::io::ErrorKind;
 
 /// The state of a connection. Only `Ready` admits new streams; in the others the stream limit is 0
 /// or the capacity is closed.
@@ -44,8 +45,25 @@ pub(crate) enum ConnectionState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CloseReason {
     pub(crate) kind: CloseKind,
+    /// For metrics.
+    pub(crate) disconnect: Disconnect,
     /// For error texts and logs.
     message: String,
+}
+
+/// What ended a connection, as gRFC A94 tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Disconnect {
+    /// The server sent GOAWAY.
+    GoAway(h2::Reason),
+    Reset,
+    /// Nothing was heard from the server when it should have been.
+    TimedOut,
+    Aborted,
+    /// Any other error of the socket.
+    Socket,
+    /// The server closed the connection, or HTTP/2 or TLS failed.
+    Unknown,
 }
 
 /// What closed a connection, as far as anyone acts on it.
@@ -75,7 +93,13 @@ impl ConnectionState {
 
 impl CloseReason {
     pub(super) fn new(kind: CloseKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        let disconnect = if kind == CloseKind::Unresponsive { Disconnect::TimedOut } else { Disconnect::Unknown };
+        Self { kind, disconnect, message: message.into() }
+    }
+
+    /// The same, because the server was silent.
+    pub(super) fn silent(message: impl Into<String>) -> Self {
+        Self { disconnect: Disconnect::TimedOut, ..Self::new(CloseKind::Other, message) }
     }
 
     /// From the error that h2 reports for the whole connection.
@@ -85,7 +109,21 @@ impl CloseReason {
             true if is_too_many_pings(error) => CloseKind::TooManyPings,
             true => CloseKind::GoAway,
         };
-        Self::new(kind, error.to_string())
+        let disconnect = match (kind, error.get_io()) {
+            (CloseKind::GoAway | CloseKind::TooManyPings, _) => {
+                Disconnect::GoAway(error.reason().unwrap_or(h2::Reason::INTERNAL_ERROR)) // a GOAWAY has one
+            }
+            (_, Some(error)) => match error.kind() {
+                ErrorKind::ConnectionReset => Disconnect::Reset,
+                ErrorKind::TimedOut => Disconnect::TimedOut,
+                ErrorKind::ConnectionAborted => Disconnect::Aborted,
+                // TLS, a connector of the user's, or the end of what is read.
+                ErrorKind::UnexpectedEof | ErrorKind::InvalidData | ErrorKind::Other => Disconnect::Unknown,
+                _ => Disconnect::Socket,
+            },
+            (_, None) => Disconnect::Unknown,
+        };
+        Self { disconnect, ..Self::new(kind, error.to_string()) }
     }
 
     /// Whether the server announced the end by a GOAWAY.

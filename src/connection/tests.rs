@@ -86,7 +86,7 @@ pub(super) fn exchange(
     let mut exchange = connection.exchange(slot, head(), body).unwrap_or_else(|(failure, _)| panic!("{failure}"));
     async move {
         let (parts, stream) = std::future::poll_fn(|cx| exchange.poll_head(cx)).await?.into_parts();
-        Ok(Response::from_parts(parts, exchange.into_response_body(stream, |_| {}).0))
+        Ok(Response::from_parts(parts, exchange.into_response_body(stream, |_, _| {}).0))
     }
 }
 

@@ -36,13 +36,32 @@
 //! | `grpc.lb.outlier_detection.ejections_enforced` (experimental) | Counter | `{ejection}` | `grpc.target`, `grpc.lb.outlier_detection.detection_method` | Ejections of servers that were carried out. |
 //! | `grpc.lb.outlier_detection.ejections_unenforced` (experimental) | Counter | `{ejection}` | `grpc.target`, `grpc.lb.outlier_detection.detection_method`, `grpc.lb.outlier_detection.unenforced_reason` | Ejections of servers that were due and not carried out. |
 //!
+//! A call counts from its first poll to the end of its response: the trailers, an error, or the drop of its future or of the
+//! response's body, which is `CANCELLED`. A stream that is not read to its end is cancelled so, as in gRPC. Every call has at least one
+//! attempt, which begins with it. One that never has a server ends with its call, and has empty strings for the labels of the server.
+//! An attempt that loses against a hedge, or is given up after its time, is `CANCELLED`; what takes the place of the latter is a
+//! retry. `attempt.started` is the sum of calls, retries, transparent retries and hedges, those of calls in flight included. The sizes
+//! of requests count what was handed to the connection.
+//!
+//! `grpc.disconnect_error` is one of gRFC A94's values. A connection that was closed because the server did not answer a PING is
+//! `connection timed out`; one that the server closed without GOAWAY, or that ends with an error of HTTP/2 or TLS, is `unknown`. Of a
+//! connection to a server, `grpc.lb.locality` is the zone that it had when the channel learned of it.
+//!
+//! `grpc.lb.outlier_detection.detection_method` is `success_rate` or `failure_percentage`, as in gRFC A91, or `consecutive_failures`,
+//! which gRPC does not have. `grpc.lb.outlier_detection.unenforced_reason` is always `max_ejection_overflow`: too many servers were
+//! ejected, or no other was left. A server with too many consecutive failures counts there once, until one of its calls ends with OK.
+//! There is no percentage of enforcement.
+//!
 //! # This crate's instruments
+//!
+//! The states of a channel's servers are those of [`ServerState`](crate::ServerState): `connecting`, `ready`, `transient_failure`,
+//! `ejected`, `unhealthy`, `held` and `idle`.
 //!
 //! | name | kind | unit | labels | what |
 //! |---|---|---|---|---|
 //! | `tonic_etcd.channel.servers` | UpDownCounter | `{server}` | `grpc.target`, `state` | Servers of a channel, by state. |
 //! | `tonic_etcd.channel.waiting` | UpDownCounter | `{call}` | `grpc.target` | Calls that wait for a server. |
-//! | `tonic_etcd.channel.leaving_zone` | UpDownCounter | `{channel}` | `grpc.target` | Channels that send calls to servers outside of their zones. |
+//! | `tonic_etcd.channel.leaving_zone` | UpDownCounter | `{channel}` | `grpc.target` | Channels whose calls go to servers outside of their zones, because none of their own is ready. |
 //! | `tonic_etcd.resolver.connected` | UpDownCounter | `{service}` | `service` | Services whose set of servers etcd confirms at present. |
 //! | `tonic_etcd.resolver.staleness` | Gauge | `s` | `service` | Time since etcd has last confirmed the set of servers, or since the start; 0 while it confirms it. |
 //! | `tonic_etcd.resolver.relists` | Counter | `{list}` | `service` | Lists after which a watch has begun anew because it could not be resumed, or etcd was replaced. |

@@ -35,7 +35,7 @@ pub(crate) static CHANNEL_LEAVING_ZONE: Instrument = Instrument {
     name: "tonic_etcd.channel.leaving_zone",
     kind: InstrumentKind::UpDownCounter,
     unit: "{channel}",
-    description: "Channels that send calls to servers outside of their zones.",
+    description: "Channels whose calls go to servers outside of their zones, because none of their own is ready.",
     labels: &[TARGET],
     optional_labels: &[],
     bounds: &[],

@@ -10,6 +10,11 @@ use crate::panics::catch;
 pub(crate) struct Bound(Option<Box<dyn BoundInstrument>>);
 
 impl Bound {
+    /// No series.
+    pub(crate) const fn none() -> Self {
+        Self(None)
+    }
+
     /// Without metrics, or for an experimental instrument that nobody asked for, nothing is bound.
     ///
     /// This calls a user's code: no lock may be held.
@@ -148,6 +153,7 @@ pub(crate) struct Histogram {
     buckets: Box<[AtomicU64]>,
     /// In parts of the unit: integers can be added atomically.
     sum: AtomicU64,
+    parts: f64,
     bound: Bound,
 }
 
@@ -160,14 +166,14 @@ fn parts_of(unit: &str) -> f64 {
 impl Histogram {
     pub(crate) fn new(instrument: &'static Instrument, bound: Bound) -> Self {
         let buckets = (0..=instrument.bounds.len()).map(|_| AtomicU64::new(0)).collect();
-        Self { instrument, buckets, sum: AtomicU64::new(0), bound }
+        Self { instrument, buckets, sum: AtomicU64::new(0), parts: parts_of(instrument.unit), bound }
     }
 
     #[inline]
     pub(crate) fn record(&self, value: f64) {
         let bucket = self.instrument.bounds.partition_point(|bound| *bound < value);
-        self.sum.fetch_add((value * parts_of(self.instrument.unit)) as u64, Ordering::Relaxed);
-        self.buckets[bucket].fetch_add(1, Ordering::Relaxed); // a bucket more than bounds
+        self.sum.fetch_add((value * self.parts) as u64, Ordering::Relaxed);
+        self.buckets[bucket].fetch_add(1, Ordering::Release); // a bucket more than bounds
         self.bound.record(value);
     }
 
@@ -177,8 +183,9 @@ impl Histogram {
     }
 
     pub(crate) fn distribution(&self) -> Distribution {
-        let buckets = self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect();
-        let sum = self.sum.load(Ordering::Relaxed) as f64 / parts_of(self.instrument.unit);
+        // Who reads an end here reads the beginning before it afterwards.
+        let buckets = self.buckets.iter().map(|bucket| bucket.load(Ordering::Acquire)).collect();
+        let sum = self.sum.load(Ordering::Relaxed) as f64 / self.parts;
         Distribution { bounds: self.instrument.bounds, buckets, sum }
     }
 }
@@ -192,6 +199,11 @@ pub struct Distribution {
 }
 
 impl Distribution {
+    /// Without a value.
+    pub(crate) fn empty(instrument: &'static Instrument) -> Self {
+        Self { bounds: instrument.bounds, buckets: vec![0; instrument.bounds.len() + 1], sum: 0.0 }
+    }
+
     /// Returns the number of values.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()

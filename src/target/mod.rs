@@ -253,6 +253,13 @@ impl fmt::Display for Target {
         if is_bare && Self::parse(&self.name).is_ok_and(|bare| bare.name == self.name) {
             return f.write_str(&self.name);
         }
+        f.write_str(&self.uri())
+    }
+}
+
+impl Target {
+    /// The URL form, which names every target: `etcd:///greeter`.
+    pub(crate) fn uri(&self) -> String {
         let mut name = String::new();
         for c in self.name.chars() {
             match c {
@@ -264,8 +271,8 @@ impl fmt::Display for Target {
             }
         }
         match &self.srv {
-            Some(domain) => write!(f, "etcd-srv://{}/{name}", domain.as_str()),
-            None => write!(f, "etcd://{}/{name}", self.hosts().collect::<Vec<_>>().join(",")),
+            Some(domain) => format!("etcd-srv://{}/{name}", domain.as_str()),
+            None => format!("etcd://{}/{name}", self.hosts().collect::<Vec<_>>().join(",")),
         }
     }
 }

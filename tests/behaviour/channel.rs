@@ -3,6 +3,7 @@
 use greeter_proto::greeter_client::GreeterClient;
 use greeter_proto::greeter_server::{Greeter, GreeterServer};
 use greeter_proto::{HelloReply, HelloRequest};
+use test_support::SeriesRecorder;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Response, Status};
 use tonic_etcd::{BalancedChannel, CallError, ReportServer, Resolver, ServedBy, WaitForReady};
@@ -32,6 +33,24 @@ pub(crate) async fn greet(channel: &BalancedChannel) -> Result<String, Status> {
     request.extensions_mut().insert(ReportServer(true));
     let answer = GreeterClient::new(channel.clone()).say_hello(request).await?;
     Ok(answer.extensions().get::<ServedBy>().unwrap().address().to_string())
+}
+
+/// The name of the service is the target of its metrics, whatever the text was that it was resolved by.
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_have_the_target_as_a_uri() {
+    let world = World::start().await;
+    world.put("team/greeter/one", &naming(&server())).await;
+    for text in ["team/greeter", "etcd:///team/greeter"] {
+        let recorder = SeriesRecorder::default();
+        let resolution = world.resolver().resolve(text).unwrap();
+        let channel = BalancedChannel::builder().metrics(recorder.clone()).build(&resolution).unwrap();
+        until("a call", async || greet(&channel).await.ok()).await;
+        assert_eq!(channel.stats().target(), "etcd:///team/greeter");
+        let method = channel.stats().method("helloworld.Greeter/SayHello").map(|method| method.attempts_started());
+        let labels = [("grpc.target", "etcd:///team/greeter"), ("grpc.method", "helloworld.Greeter/SayHello")];
+        assert_eq!(Some(recorder.values("grpc.client.attempt.started", &labels).value as u64), method);
+        assert!(recorder.count("grpc.client.call.duration", &[labels[0], labels[1], ("grpc.status", "OK")]) > 0);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

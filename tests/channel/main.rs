@@ -8,6 +8,7 @@ mod limits;
 mod membership;
 mod message_sizes;
 mod method_config;
+mod metrics;
 mod peer;
 mod per_server;
 mod policies;

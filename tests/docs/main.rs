@@ -1,6 +1,7 @@
 //! Documentation that can be held against the source.
 
 mod log_messages;
+mod metrics;
 mod readme;
 mod service_configs;
 

@@ -122,6 +122,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         "one of 3 servers hangs, the method declared with an attempt timeout or hedges",
         calls::attempts::run,
     ),
+    calls("metrics", "a recorder counts what callers count, while servers fail and go", calls::metrics::run),
     calls("stopped", "one of 3 servers is stopped for 2 s, with an attempt timeout", calls::stopped::run),
     calls("f66", "servers restart while nobody drives the runtime", calls::pauses::run),
     routing("zones", "2 zones of 4 servers", routing::zones::quiet),

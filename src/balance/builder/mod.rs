@@ -34,6 +34,7 @@ use crate::balance::config::apply::apply;
 use crate::balance::config::{self, AppliedConfig, ConfigSource, ConfigTexts};
 use crate::balance::connectivity::{ChannelStatus, DirectoryStatus};
 use crate::balance::method_config::{CallSettings, MethodConfig};
+use crate::balance::metrics::ChannelMetrics;
 use crate::balance::partition::{Partition, Partitions};
 use crate::balance::policy::{PickNotifier, Policy};
 use crate::balance::pool::source::DiscoverySource;
@@ -50,6 +51,7 @@ use crate::connection::ClientTls;
 use crate::connection::{Connector, Options, Transport};
 use crate::error::Error;
 use crate::instance::Instance;
+use crate::metrics::Metrics;
 use crate::secret;
 
 /// The default of `idle_timeout`. Cloud load balancers forget idle connections after four to six minutes.
@@ -84,6 +86,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// | How many bytes may a server send before the caller reads them? | [`stream_window`](Self::stream_window), [`connection_window`](Self::connection_window) | 2 MiB for each response, 2³¹ − 1 for each connection |
 /// | How large may headers be? | [`max_header_list_size`](Self::max_header_list_size), [`max_request_header_list_size`](Self::max_request_header_list_size) | 1 MiB |
 /// | Do responses name their servers? | [`served_by`](Self::served_by), [`ReportServer`](crate::ReportServer) | no |
+/// | Where do metrics go? | [`metrics`](Self::metrics), [`BalancedChannel::stats`] | [`stats`](BalancedChannel::stats) alone |
 /// | Do statuses have addresses? | [`addresses_in_statuses`](Self::addresses_in_statuses) | no |
 #[derive(Clone)]
 #[must_use = "a builder does nothing until it builds"]
@@ -95,6 +98,7 @@ pub struct BalancedChannelBuilder {
     options: Options,
     connector: Option<Connector>,
     config: ConfigSource,
+    metrics: Option<Metrics>,
     /// Of further connections. Tests alone set it.
     unused_after: Duration,
     #[cfg(feature = "_tls")]
@@ -110,6 +114,7 @@ impl Default for BalancedChannelBuilder {
             options: Options { idle_timeout: Some(IDLE_TIMEOUT), ..Options::default() },
             connector: None,
             config: ConfigSource::None,
+            metrics: None,
             unused_after: UNUSED_AFTER,
             #[cfg(feature = "_tls")]
             tls: None,
@@ -248,6 +253,22 @@ impl BalancedChannelBuilder {
         self
     }
 
+    /// Records the [metrics](crate::metrics) of the channel: a [`Recorder`](crate::metrics::Recorder), or
+    /// [`Metrics`], which says which optional ones are recorded too.
+    ///
+    /// None by default: the same numbers are counted and can be pulled with [`BalancedChannel::stats`]. A channel over a resolution
+    /// takes the metrics of its resolver, if that has some and the builder names none.
+    pub fn metrics(mut self, metrics: impl Into<Metrics>) -> Self {
+        self.metrics = Some(metrics.into());
+        self
+    }
+
+    /// Takes these metrics, if the user has set none.
+    pub(crate) fn default_metrics(mut self, metrics: Option<Metrics>) -> Self {
+        self.metrics = self.metrics.or(metrics);
+        self
+    }
+
     /// Builds a channel over the instances of any tower discovery, without etcd. `name` stands for the service in texts and logs.
     ///
     /// ```
@@ -290,16 +311,17 @@ impl BalancedChannelBuilder {
         }
         let directory = DirectoryStatus::new(&name, None);
         let source = DiscoverySource::new(discover, directory.clone());
-        self.start(directory, source, None)
+        self.start(format!("discover:///{name}"), directory, source, None)
     }
 
     /// Checks all settings and starts the background task of a channel, which reads its servers from `source`, and its service
-    /// configs from `config` if the builder names no other place.
+    /// configs from `config` if the builder names no other place. `target` is its name in metrics.
     ///
     /// # Errors
     /// As those of [`BalancedChannelBuilder::build_with_discovery`].
     pub(crate) fn start<K, S>(
         self,
+        target: String,
         directory: DirectoryStatus,
         source: S,
         config: Option<ConfigTexts>,
@@ -350,6 +372,7 @@ impl BalancedChannelBuilder {
             health: HealthChecks::new(&settings),
         };
         let directory = Arc::new(directory);
+        let epoch = Instant::now();
         let shared = Arc::new(ChannelShared {
             channel_status: watch::Sender::new(ChannelStatus::new(directory.clone())),
             servers: ArcSwap::default(),
@@ -361,7 +384,8 @@ impl BalancedChannelBuilder {
             outlier_detection: ArcSwapOption::from_pointee(settings.outlier_detection),
             settings,
             pick_notifier: PickNotifier::default(),
-            epoch: Instant::now(),
+            metrics: ChannelMetrics::new(self.metrics, target.into(), epoch),
+            epoch,
             pause_detector: PauseDetector::new(),
             out_of_range_logged: AtomicBool::new(false),
         });

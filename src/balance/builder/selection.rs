@@ -46,6 +46,11 @@ impl SelectionSettings {
         Ok(())
     }
 
+    /// The zone of the channel, if it has one.
+    pub(crate) fn zone(&self) -> Option<&str> {
+        self.zone.as_deref()
+    }
+
     /// For a selection by these keys of routes.
     pub(crate) fn to_config<'a>(&self, route_keys: impl Iterator<Item = &'a str>) -> SelectConfig {
         let client_id = self.client_id.as_deref();

@@ -56,7 +56,9 @@ impl CallState {
         let is_timed = self.is_timed();
         let Some(InFlight { exchange, reporter, timer }) = &mut self.in_flight else { return Poll::Pending }; // it has ended
         // The exchange first: a response that is there counts, even if the deadline passes at the same moment.
-        let head = match exchange.poll_head(cx) {
+        let head = exchange.poll_head(cx);
+        reporter.record.sent = exchange.body().sent();
+        let head = match head {
             Poll::Ready(head) => head,
             Poll::Pending if timer.poll_expired(cx) => {
                 if is_timed && !self.wait_limits.deadline.is_some_and(|deadline| deadline.has_passed()) {
@@ -137,7 +139,8 @@ impl CallState {
                 return Err(Box::new(Done(self.last_result_or(status))));
             }
         };
-        Ok((exchange, AttemptReporter::new(subchannel, picker, self.shared.clone(), sent_at)))
+        let record = self.record.sent(sent_at);
+        Ok((exchange, AttemptReporter::new(subchannel, picker, self.shared.clone(), sent_at, record)))
     }
 
     /// Makes the request's head for a server, with the time that is left. `None` if none is. `previous` is the number of attempts

@@ -45,15 +45,16 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use tokio::time::Instant;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::balance::call::outcome::AfterHead;
 use crate::balance::call::pick::{PickOutcome, PickedServer, WaitLimits};
 use crate::balance::call::response_body::ResponseBody;
 use crate::balance::call::state::{AttemptOutcome, CallState};
+use crate::balance::metrics::{Another, CallRecord, WaitingCall};
 use crate::balance::partition::Partition;
-use crate::balance::runtime;
 use crate::balance::shared::ChannelHandle;
+use crate::balance::{runtime, status};
 
 /// Makes a call. It holds the channel until its response has begun: a call outlives the clone that it was made with.
 ///
@@ -68,7 +69,27 @@ pub(super) fn call(
         state.begin();
         let result = state.run().await;
         drop(channel);
-        result.map_err(|status| state.shared.settings.finish_status(status))
+        finish(result, state.record, &state.shared)
+    }
+}
+
+/// Ends a call with what its caller gets, or leaves that to the body of the response.
+fn finish(
+    mut result: Result<Response<ResponseBody>, Status>,
+    mut record: CallRecord,
+    partition: &Partition,
+) -> Result<Response<ResponseBody>, Status> {
+    match &mut result {
+        Ok(response) => {
+            if let Some(mut record) = response.body_mut().end_call_with(record) {
+                record.end_now(status::code_in(response.headers()).unwrap_or(Code::Unknown));
+            }
+            result
+        }
+        Err(status) => {
+            record.end_now(status.code());
+            result.map_err(|status| partition.settings.finish_status(status))
+        }
     }
 }
 
@@ -101,7 +122,7 @@ impl CallState {
                 now = None;
             }
         }
-        if self.wait_limits.deadline.is_some_and(|deadline| deadline.timeout.is_zero()) {
+        if self.wait_limits.deadline.is_some_and(|deadline| deadline.timeout().is_zero()) {
             return Err(self.deadline_exceeded_unsent());
         }
         loop {
@@ -132,24 +153,47 @@ impl CallState {
                 }
                 Err(outcome) => *outcome,
             };
-            let (body, pause) = match outcome {
+            // What lives across the pause makes the future of each call larger.
+            match outcome {
                 AttemptOutcome::Done(result) | AttemptOutcome::Failed(result) => return result,
-                AttemptOutcome::Retry(body, pause) => (body, pause),
-                AttemptOutcome::Unprocessed(body) => (body, Duration::ZERO),
-            };
-            self.body = Some(body);
-            self.restore_headers();
-            if !pause.is_zero() {
-                runtime::require_timers()?;
-                // A server had the call: this pause is bounded by the deadline alone.
-                let limits = WaitLimits { wait_for_ready: true, ..self.wait_limits };
-                if let Err(status) = Box::pin(self.shared.sleep(pause, limits)).await {
-                    return self.last_result_or(status);
+                AttemptOutcome::Retry(body, pause) => {
+                    self.body = Some(body);
+                    if !pause.is_zero() {
+                        runtime::require_timers()?;
+                        // A server had the call: this pause is bounded by the deadline alone.
+                        let limits = WaitLimits { wait_for_ready: true, ..self.wait_limits };
+                        if let Err(status) = Box::pin(self.pause(pause, limits)).await {
+                            return self.last_result_or(status);
+                        }
+                    }
+                    self.begin_again(Another::Retry, sent_at);
+                }
+                AttemptOutcome::Unprocessed(body) => {
+                    self.body = Some(body);
+                    self.begin_again(Another::TransparentRetry, sent_at);
                 }
             }
-            // Neither the attempt nor the pause is a wait for a server: the wait limit does not count them.
-            self.wait_limits.started += self.now().saturating_sub(sent_at);
         }
+    }
+
+    /// Begins another attempt, after the one that was sent then.
+    fn begin_again(&mut self, why: Another, sent_at: Duration) {
+        self.restore_headers();
+        let now = self.now();
+        self.record.again(why, now);
+        // Neither the attempt nor the pause is a wait for a server: the wait limit does not count them.
+        self.wait_limits.started += now.saturating_sub(sent_at);
+    }
+
+    /// Pauses before a retry.
+    ///
+    /// # Errors
+    /// When the call's deadline passes before.
+    async fn pause(&mut self, pause: Duration, limits: WaitLimits) -> Result<(), Status> {
+        let begun_at = self.now();
+        let slept = self.shared.sleep(pause, limits).await;
+        self.record.add_delay(self.now().saturating_sub(begun_at));
+        slept
     }
 
     /// Returns the present time, since the channel's epoch.
@@ -166,6 +210,7 @@ impl CallState {
     /// # Errors
     /// When waiting is pointless, or has lasted too long.
     async fn find_server(&mut self, mut outcome: PickOutcome) -> Result<PickedServer, Status> {
+        let _waiting = WaitingCall::new(self.shared.channel().clone());
         loop {
             if !matches!(outcome, PickOutcome::Picked(_)) {
                 runtime::require_timers()?; // each way of waiting needs one

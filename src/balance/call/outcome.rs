@@ -87,7 +87,7 @@ impl CallState {
         let headers = ResponseHeaders::scan(&head.headers);
         if let Some(status) = headers.head_too_large(exchange.response_header_limit(), address) {
             reporter.head_received(false);
-            reporter.report(headers.code_of_too_large());
+            reporter.report_as(headers.code_of_too_large(), status.code(), 0);
             return AfterHead::Decided(Done(Err(status)));
         }
         if headers.has_details && headers.code.is_some() {
@@ -193,7 +193,7 @@ impl CallState {
             | FailureKind::HeadersOverflow => false,
             // The caller's own fault: it says nothing about the server.
             FailureKind::RequestBody | FailureKind::RequestBodyPanic | FailureKind::InvalidRequest => {
-                reporter.discard(AttemptResult::Dropped);
+                reporter.discard(AttemptResult::Dropped, status::code_told(&failure), 0);
                 return Done(Err(status::from_failure(failure, address)));
             }
         };
@@ -201,9 +201,9 @@ impl CallState {
             self.is_suspect |= matches!(failure.kind, FailureKind::GoAwayError(_));
             // A server that refuses calls must not look idle. One whose connection is over is not picked any more.
             if subchannel.connection.is_closing() {
-                reporter.discard(AttemptResult::NotProcessed);
+                reporter.discard(AttemptResult::NotProcessed, status::code_of_failure(&failure), 0);
             } else {
-                reporter.report_not_processed();
+                reporter.report_not_processed(status::code_of_failure(&failure));
             }
             return self.retry_unprocessed(subchannel, failure, body);
         }
@@ -303,7 +303,7 @@ impl CallState {
         }
         self.attempts += 1;
         let pause = match pushback {
-            Pushback::After(pause) => pause,
+            Pushback::After(millis) => Duration::from_millis(millis.into()),
             Pushback::None if is_lost && self.attempts == 1 => Duration::ZERO,
             Pushback::None | Pushback::Never => policy.pause(self.attempts, fastrand::f64()),
         };

@@ -8,6 +8,8 @@ use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
 use crate::balance::method_config::message_limit::MessageLimit;
+use crate::balance::metrics::MessageSizes;
+use crate::connection::SentCounter;
 use crate::panics::catch;
 
 /// The kind of a retry. It decides how much of the body may have been sent.
@@ -28,12 +30,18 @@ pub(crate) struct ReplayBody {
     body: tonic::body::Body,
     kept: KeptFrames,
     /// Index of the next kept frame to send. Behind the last one, `body` is read.
-    next: usize,
-    /// Bytes of all kept frames.
-    size: usize,
-    limit: usize,
+    next: u16,
     /// `body` has ended or failed.
     ended: bool,
+    /// Bytes of all kept frames, and how many are kept at most. Short, because the future of a call has no room.
+    size: u32,
+    limit: u32,
+    /// Finds messages in what is sent.
+    messages: MessageSizes,
+    /// Bytes of messages that were given out since the body has begun, or was begun anew. For metrics.
+    sent: u64,
+    /// Counts what is given out from now on, in place of `sent`.
+    counter: Option<SentCounter>,
 }
 
 /// The frames that were sent. Most calls send one frame of data: it needs no list.
@@ -46,10 +54,10 @@ enum KeptFrames {
 }
 
 impl KeptFrames {
-    fn get(&self, index: usize) -> Option<&Bytes> {
+    fn get(&self, index: u16) -> Option<&Bytes> {
         match self {
             Self::First(first) => first.as_ref().filter(|_| index == 0),
-            Self::Many(list) => list.get(index),
+            Self::Many(list) => list.get(usize::from(index)),
             Self::Dropped => None,
         }
     }
@@ -65,9 +73,27 @@ impl KeptFrames {
 }
 
 impl ReplayBody {
-    /// Wraps a body. `limit` is the number of bytes to keep; the first frame is kept even if it is larger.
+    /// Wraps a body. `limit` is the number of bytes to keep, 4 GiB at most and in no more than 65,535 frames; the first
+    /// frame is kept even if it is larger.
     pub(crate) fn new(body: tonic::body::Body, limit: usize) -> Self {
-        Self { body, kept: KeptFrames::First(None), next: 0, size: 0, limit, ended: false }
+        let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+        let (kept, messages) = (KeptFrames::First(None), MessageSizes::default());
+        Self { body, kept, next: 0, size: 0, limit, ended: false, messages, sent: 0, counter: None }
+    }
+
+    /// The bytes of messages that were given out before a task has begun to send the body.
+    #[inline]
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    #[inline]
+    fn count(&mut self, data: &[u8]) {
+        let count = self.messages.count(data);
+        match &self.counter {
+            None => self.sent += count,
+            Some(counter) => counter.add(count),
+        }
     }
 
     /// Limits the messages that are still to be read.
@@ -81,7 +107,7 @@ impl ReplayBody {
     /// # Errors
     /// When more was sent than is kept.
     pub(crate) fn rewind(&mut self, reason: RewindReason) -> Result<(), ()> {
-        self.next = 0;
+        (self.next, self.messages, self.sent) = (0, MessageSizes::default(), 0);
         let too_large = reason == RewindReason::Retry && self.size > self.limit;
         if too_large || matches!(self.kept, KeptFrames::Dropped) { Err(()) } else { Ok(()) }
     }
@@ -99,11 +125,16 @@ impl ReplayBody {
             size: self.size,
             limit: self.limit,
             ended: true,
+            messages: MessageSizes::default(),
+            sent: 0,
+            counter: None,
         })
     }
 
-    /// Stops keeping frames: the response has begun while the request is still being sent, and the call is not retried.
-    pub(crate) fn commit(&mut self) {
+    /// Stops keeping frames: the response has begun while the request is still being sent, and the call is not retried. A task
+    /// sends the rest, and `counter` counts it.
+    pub(crate) fn commit(&mut self, counter: SentCounter) {
+        self.counter = Some(counter);
         if self.kept.get(self.next).is_none() {
             self.kept = KeptFrames::Dropped;
         } else {
@@ -118,19 +149,23 @@ impl Body for ReplayBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
-        if let Some(data) = this.kept.get(this.next) {
+        if let Some(data) = this.kept.get(this.next).cloned() {
             this.next += 1;
-            return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
+            this.count(&data);
+            return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         if this.ended {
             return Poll::Ready(None);
         }
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
         match &frame {
-            Some(Ok(frame)) => match frame.data_ref() {
+            Some(Ok(frame)) => match frame.data_ref().inspect(|data| this.count(data)) {
                 Some(data) if matches!(this.kept, KeptFrames::Dropped) || data.is_empty() => {}
-                Some(data) if this.size == 0 || this.size + data.len() <= this.limit => {
-                    this.size += data.len();
+                Some(data)
+                    if this.size == 0
+                        || this.size as usize + data.len() <= this.limit as usize && this.next < u16::MAX =>
+                {
+                    this.size = u32::try_from(this.size as usize + data.len()).unwrap_or(u32::MAX);
                     this.next += 1;
                     this.kept.push(data.clone());
                 }
@@ -234,7 +269,7 @@ mod tests {
         read(&mut body, 2);
         body.rewind(RewindReason::Retry).unwrap();
         assert_eq!(read(&mut body, 1), "a");
-        body.commit();
+        body.commit(SentCounter::default());
         assert_eq!(read(&mut body, 9), "bc");
         assert_eq!(body.rewind(RewindReason::NeverProcessed), Err(()));
     }

@@ -1,4 +1,4 @@
-//! What an attempt reports: to the counters and the cost of its server, to the picker, and to the retry budget.
+//! What an attempt reports: to the counters and the cost of its server, to the picker, to the retry budget, and to the metrics.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,9 +7,11 @@ use tokio::time::Instant;
 use tonic::Code;
 
 use crate::address::Address;
+use crate::balance::metrics::AttemptRecord;
 use crate::balance::partition::Partition;
 use crate::balance::policy::{AttemptEnd, AttemptResult, Picker};
 use crate::balance::pool::ready::ReadySubchannel;
+use crate::balance::runtime::nanos::Nanos;
 use crate::balance::subchannel::cost::Peers;
 use crate::panics::catch;
 
@@ -34,14 +36,18 @@ pub(crate) struct AttemptReporter {
     picker: Arc<dyn Picker>,
     pub(crate) shared: Arc<Partition>,
     /// Since the channel's epoch.
-    sent_at: Duration,
+    sent_at: Nanos,
+    /// The time from `sent_at` to the head of the response, once it has come. `Nanos::MAX` before.
+    time_to_head: Nanos,
+    /// For metrics, which get the end of the attempt.
+    pub(crate) record: AttemptRecord,
+    /// How long the attempt has waited for its server, in seconds. Short, because the future of a call has no room.
+    waited: f32,
     /// The server's count of ejections when the attempt was sent: results from before an ejection do not count after it.
-    ejection_term: u32,
-    /// The time from `sent_at` to the head of the response, once it has come.
-    time_to_head: Option<Duration>,
+    ejection_term: u16,
     /// The channel, and not a reader, waits for the end of the response.
     pub(crate) is_end_awaited: bool,
-    is_over: bool,
+    pub(crate) is_over: bool,
 }
 
 impl AttemptReporter {
@@ -51,11 +57,22 @@ impl AttemptReporter {
         picker: Arc<dyn Picker>,
         shared: Arc<Partition>,
         sent_at: Duration,
+        (record, waited): (AttemptRecord, Duration),
     ) -> Self {
         subchannel.subchannel.cost.sent(sent_at);
         let ejection_term = subchannel.subchannel.term();
-        let (time_to_head, is_end_awaited, is_over) = (None, false, false);
-        Self { subchannel, picker, shared, sent_at, ejection_term, time_to_head, is_end_awaited, is_over }
+        Self {
+            subchannel,
+            picker,
+            shared,
+            sent_at: Nanos::new(sent_at),
+            time_to_head: Nanos::MAX,
+            record,
+            waited: waited.as_secs_f32(),
+            ejection_term,
+            is_end_awaited: false,
+            is_over: false,
+        }
     }
 
     pub(crate) fn address(&self) -> &Address {
@@ -65,22 +82,29 @@ impl AttemptReporter {
     /// Reports the head of a response. Only a head that is no failure counts for the server's latency.
     pub(crate) fn head_received(&mut self, is_success: bool) {
         let now = self.now();
-        let (server, latency) = (&self.subchannel.subchannel, now.saturating_sub(self.sent_at));
+        let (server, latency) = (&self.subchannel.subchannel, self.sent_at.until(now));
         server.cost.head_settled();
-        self.time_to_head = Some(latency);
+        self.time_to_head = Nanos::new(latency);
         self.shared.pause_detector.mark_running(now);
         if is_success {
             server.cost.answered(latency, now);
         }
     }
 
-    /// Reports the end of the call with this code: to cost, retry budget, outlier detection and picker.
-    pub(crate) fn report(&mut self, code: Code) {
+    /// Reports the end of the attempt with this code: to cost, retry budget, outlier detection, picker and metrics. Returns the
+    /// time of the end, since the channel's epoch, as all ends do.
+    pub(crate) fn report(&mut self, code: Code) -> Duration {
+        self.report_as(code, code, 0)
+    }
+
+    /// The same, after so many bytes of messages. Metrics get what the caller is told, which may be something else than the server
+    /// has said.
+    pub(crate) fn report_as(&mut self, code: Code, told: Code, received: u64) -> Duration {
         let now = self.now();
         let server = &self.subchannel.subchannel;
         if code == Code::Ok {
             self.shared.retry_budget.on_success();
-            server.cost.succeeded(now.saturating_sub(self.sent_at), || self.peers(now));
+            server.cost.succeeded(self.sent_at.until(now), || self.peers(now));
         } else {
             self.add_failure_cost(now);
         }
@@ -91,42 +115,60 @@ impl AttemptReporter {
         {
             self.shared.connect_context.changed.notify_one(); // the pool decides about ejections
         }
-        self.end(AttemptResult::Status(code), now);
+        self.end(AttemptResult::Status(code), told, received, now)
     }
 
     /// Reports that the server has not processed the call. It costs as a failure, so that a server which refuses calls does not
     /// look idle, and does not count for outlier detection.
-    pub(crate) fn report_not_processed(&mut self) {
+    pub(crate) fn report_not_processed(&mut self, told: Code) {
         let now = self.now();
         self.add_failure_cost(now);
-        self.end(AttemptResult::NotProcessed, now);
+        self.end(AttemptResult::NotProcessed, told, 0, now);
     }
 
     /// Ends the attempt without a report to cost and counters: how it ended says nothing about the server.
-    pub(crate) fn discard(&mut self, result: AttemptResult) {
-        self.end(result, self.now());
+    pub(crate) fn discard(&mut self, result: AttemptResult, told: Code, received: u64) -> Duration {
+        self.end(result, told, received, self.now())
+    }
+
+    /// Ends an attempt that is given up.
+    #[inline]
+    pub(crate) fn give_up(&mut self, told: Code, received: u64) -> Duration {
+        let now = self.now();
+        if !self.is_over && (self.time_to_head().is_none() || self.is_end_awaited) {
+            self.add_failure_cost(now);
+        }
+        self.end(AttemptResult::Dropped, told, received, now)
     }
 
     #[inline]
-    fn end(&mut self, result: AttemptResult, now: Duration) {
+    fn end(&mut self, result: AttemptResult, told: Code, received: u64, now: Duration) -> Duration {
         if std::mem::replace(&mut self.is_over, true) {
-            return;
+            return now;
         }
-        if self.time_to_head.is_none() {
+        let (time_to_head, time_to_end) = (self.time_to_head(), self.sent_at.until(now));
+        let duration = if self.waited > 0.0 { time_to_end + Duration::from_secs_f32(self.waited) } else { time_to_end };
+        self.record.end(told, duration, received, &self.subchannel);
+        if time_to_head.is_none() {
             self.subchannel.subchannel.cost.head_settled();
         }
-        let (server, time_to_end) = (&self.subchannel.server, now.saturating_sub(self.sent_at));
-        let end = AttemptEnd { server, result, time_to_head: self.time_to_head, time_to_end };
+        let end = AttemptEnd { server: &self.subchannel.server, result, time_to_head, time_to_end };
         if std::thread::panicking() {
             let _ = catch(|| self.picker.ended(&end)); // a second panic would end the process
         } else {
             self.picker.ended(&end);
         }
+        now
+    }
+
+    #[inline]
+    fn time_to_head(&self) -> Option<Duration> {
+        (self.time_to_head != Nanos::MAX).then(|| self.time_to_head.time())
     }
 
     fn add_failure_cost(&self, now: Duration) {
-        let (server, age) = (&self.subchannel.subchannel, now.saturating_sub(self.sent_at));
-        server.cost.failed(age, self.time_to_head.unwrap_or(age), now, &self.peers(now));
+        let (server, age) = (&self.subchannel.subchannel, self.sent_at.until(now));
+        server.cost.failed(age, self.time_to_head().unwrap_or(age), now, &self.peers(now));
     }
 
     /// Returns the time since the channel's epoch.
@@ -146,13 +188,8 @@ impl AttemptReporter {
 impl Drop for AttemptReporter {
     #[inline]
     fn drop(&mut self) {
-        if self.is_over {
-            return;
+        if !self.is_over {
+            self.give_up(Code::Cancelled, 0);
         }
-        let now = self.now();
-        if self.time_to_head.is_none() || self.is_end_awaited {
-            self.add_failure_cost(now);
-        }
-        self.end(AttemptResult::Dropped, now);
     }
 }

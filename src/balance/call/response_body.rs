@@ -17,13 +17,14 @@ use crate::address::Address;
 use crate::balance::call::deadline::DeadlineTimer;
 use crate::balance::call::reporter::AttemptReporter;
 use crate::balance::method_config::message_limit::{MessageLimit, MessageScanner, MessageTooLarge};
+use crate::balance::metrics::{CallRecord, MessageSizes};
 use crate::balance::policy::AttemptResult;
 use crate::balance::runtime::timer::Timer;
 use crate::balance::status;
 use crate::balance::status::call_error::add_server_header;
 use crate::balance::status::headers::ResponseHeaders;
 use crate::balance::subchannel::Subchannel;
-use crate::connection::{Failure, RecvBody};
+use crate::connection::{Failure, RecvBody, SentCounter};
 
 /// The flag and the length before each message of gRPC.
 const PREFIX_LEN: usize = 5;
@@ -81,6 +82,14 @@ struct OpenBody {
     messages: Option<Box<MessageScanner>>,
     /// What the trailers had, once they were read.
     code: Option<Code>,
+    /// Finds messages in what is read, for metrics.
+    sizes: MessageSizes,
+    /// Bytes of messages that were read.
+    received: u64,
+    /// Counts what is sent of the request from the head of the response on, if that was not all of it.
+    sent: Option<SentCounter>,
+    /// The call, once its caller has the body: it ends with the attempt.
+    call: Option<CallRecord>,
 }
 
 /// The reason why a response ended before its end.
@@ -93,8 +102,32 @@ pub(crate) enum BodyError {
 
 impl ResponseBody {
     pub(crate) fn new(recv: RecvBody, reporter: AttemptReporter, timer: DeadlineTimer, limit: MessageLimit) -> Self {
-        let (buffered, recv, messages) = (VecDeque::new(), Some(recv), limit.scanner());
-        Self(Some(Box::new(OpenBody { buffered, recv, reporter, timer, messages, code: None })))
+        let (buffered, messages, sizes) = (VecDeque::new(), limit.scanner(), MessageSizes::default());
+        let (sent, recv) = (recv.sent_counter(), Some(recv));
+        let (code, call) = (None, None);
+        Self(Some(Box::new(OpenBody {
+            buffered,
+            recv,
+            reporter,
+            timer,
+            messages,
+            code,
+            sizes,
+            received: 0,
+            sent,
+            call,
+        })))
+    }
+
+    /// Lets the call end with the body, which its caller gets now. Gives the call back if the response has ended with its head.
+    #[inline]
+    pub(crate) fn end_call_with(&mut self, mut call: CallRecord) -> Option<CallRecord> {
+        match &mut self.0 {
+            Some(open) if open.recv.is_some() => open.call = Some(call),
+            Some(open) => call.end_now(open.code.unwrap_or(Code::Unknown)), // it was held back
+            None => return Some(call),
+        }
+        None
     }
 
     /// Makes the body of a response that ended with its head.
@@ -193,6 +226,9 @@ impl OpenBody {
             Poll::Pending if self.timer.poll_expired(cx) => Some(Err(self.deadline_exceeded())),
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Some(Ok(mut frame))) if frame.is_data() && !self.timer.has_passed() => {
+                if let Some(data) = frame.data_ref() {
+                    self.received += self.sizes.count(data);
+                }
                 Some(match self.check_messages(&mut frame) {
                     Ok(()) => Ok(frame),
                     Err(too_large) => Err(self.message_too_large(too_large)),
@@ -202,14 +238,15 @@ impl OpenBody {
                 self.end_with(trailers)
             } else {
                 // A reader that is slower than the server always finds data, and never waits for the timer. The server is not
-                // late, so that nothing is reported.
+                // late, so that nothing is reported of it.
                 self.recv = None;
+                self.give_up(Code::DeadlineExceeded);
                 Err(BodyError::DeadlineExceeded(self.timer.exceeded(self.reporter.address())))
             }),
             Poll::Ready(Some(Err(failure))) => Some(Err(self.fail(failure))),
             Poll::Ready(None) => {
                 self.recv = None;
-                self.reporter.report(Code::Unknown); // no trailers: no gRPC server ends a response so
+                self.report(Code::Unknown); // no trailers: no gRPC server ends a response so
                 None
             }
         })
@@ -227,7 +264,7 @@ impl OpenBody {
     /// Ends the call: its caller does not take such a message. That is no fault of the server's.
     fn message_too_large(&mut self, too_large: MessageTooLarge) -> BodyError {
         self.recv = None; // cancels the call
-        self.reporter.discard(AttemptResult::Dropped);
+        self.discard(Code::ResourceExhausted);
         let (address, MessageTooLarge { length, limit }) = (self.reporter.address(), too_large);
         let text = format!(
             "{address}: a response message of {length} bytes is larger than max_response_message_bytes ({limit})"
@@ -243,16 +280,16 @@ impl OpenBody {
             return self.deadline_exceeded();
         }
         if failure.is_of_request() {
-            self.reporter.discard(AttemptResult::Dropped); // the caller's own request failed
+            self.discard(status::code_told(&failure)); // the caller's own request failed
         } else {
-            self.reporter.report(code);
+            self.report(code);
         }
         BodyError::Failed(failure)
     }
 
     fn deadline_exceeded(&mut self) -> BodyError {
         self.recv = None; // cancels the call
-        self.reporter.report(Code::DeadlineExceeded);
+        self.report(Code::DeadlineExceeded);
         BodyError::DeadlineExceeded(self.timer.exceeded(self.reporter.address()))
     }
 
@@ -264,7 +301,7 @@ impl OpenBody {
             && let Some(status) =
                 headers.trailers_too_large(recv.truncation(), recv.trailer_limit(), self.reporter.address())
         {
-            self.reporter.report(headers.code_of_too_large());
+            self.report_as(headers.code_of_too_large(), status.code());
             return Err(BodyError::TooLarge(status));
         }
         if headers.has_details {
@@ -275,12 +312,48 @@ impl OpenBody {
         if code == Code::Cancelled && self.timer.has_passed() {
             return Err(self.deadline_exceeded());
         }
-        self.reporter.report(code);
+        self.report(code);
         let is_failure = headers.code.is_some_and(|code| code != Code::Ok);
         if is_failure && self.reporter.shared.settings.addresses_in_statuses {
             add_server_header(&mut trailers, self.reporter.address());
         }
         Ok(Frame::trailers(trailers))
+    }
+
+    fn report(&mut self, code: Code) {
+        self.report_as(code, code);
+    }
+
+    fn report_as(&mut self, code: Code, told: Code) {
+        self.add_sent();
+        let now = self.reporter.report_as(code, told, self.received);
+        self.end_call(told, now);
+    }
+
+    fn discard(&mut self, told: Code) {
+        self.add_sent();
+        let now = self.reporter.discard(AttemptResult::Dropped, told, self.received);
+        self.end_call(told, now);
+    }
+
+    fn give_up(&mut self, told: Code) {
+        self.add_sent();
+        let now = self.reporter.give_up(told, self.received);
+        self.end_call(told, now);
+    }
+
+    /// Adds what a task has sent of the request.
+    fn add_sent(&mut self) {
+        if let Some(sent) = self.sent.take() {
+            self.reporter.record.sent += sent.value();
+        }
+    }
+
+    #[inline]
+    fn end_call(&mut self, code: Code, now: Duration) {
+        if let Some(mut call) = self.call.take() {
+            call.end(code, now);
+        }
     }
 
     /// Makes the status that the caller gets.
@@ -290,6 +363,17 @@ impl OpenBody {
             BodyError::Failed(failure) => status::from_failure(failure, self.reporter.address()),
         };
         self.reporter.shared.settings.finish_status(status)
+    }
+}
+
+impl Drop for OpenBody {
+    /// The caller gives the call up, unless it is over.
+    #[inline]
+    fn drop(&mut self) {
+        if !self.reporter.is_over {
+            self.recv = None; // cancels the call
+            self.give_up(Code::Cancelled);
+        }
     }
 }
 

@@ -282,13 +282,14 @@ fn is_name(text: &str) -> bool {
 pub(crate) enum Pushback {
     /// Nothing: the policy's own backoff holds.
     None,
-    After(Duration),
+    /// After so many milliseconds.
+    After(u32),
     /// A negative value, or one that is no number.
     Never,
 }
 
 /// The longest pause that a server can impose on a call without a deadline: nothing else would end it.
-const MAX_PUSHBACK_WITHOUT_DEADLINE: Duration = Duration::from_secs(60);
+const MAX_PUSHBACK_WITHOUT_DEADLINE_MS: u32 = 60_000;
 
 impl Pushback {
     pub(crate) fn from_headers(headers: &HeaderMap) -> Self {
@@ -298,13 +299,13 @@ impl Pushback {
             return Self::Never; // several values are invalid, as in Go
         }
         let millis = value.to_str().ok().and_then(|text| text.parse::<u32>().ok());
-        millis.map_or(Self::Never, |millis| Self::After(Duration::from_millis(millis.into())))
+        millis.map_or(Self::Never, Self::After)
     }
 
     /// Returns what it means to a call without a deadline.
     pub(crate) fn without_deadline(self) -> Self {
         match self {
-            Self::After(pause) if pause > MAX_PUSHBACK_WITHOUT_DEADLINE => Self::Never,
+            Self::After(millis) if millis > MAX_PUSHBACK_WITHOUT_DEADLINE_MS => Self::Never,
             pushback => pushback,
         }
     }
@@ -433,7 +434,7 @@ mod tests {
     fn servers_say_when_to_come_again() {
         let pushback = |text: &str| Pushback::from_headers(&HeaderMap::from_iter([(PUSHBACK, text.parse().unwrap())]));
         assert_eq!(Pushback::from_headers(&HeaderMap::new()), Pushback::None);
-        assert_eq!(pushback("30"), Pushback::After(Duration::from_millis(30)));
+        assert_eq!(pushback("30"), Pushback::After(30));
         for text in ["-1", "", "soon", "99999999999"] {
             assert_eq!(pushback(text), Pushback::Never, "{text}");
         }

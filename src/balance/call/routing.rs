@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::{HeaderMap, Request, Response};
 use tonic::{Code, Status};
 
+use crate::balance::call::finish;
 use crate::balance::call::pick::PickOutcome;
 use crate::balance::call::response_body::ResponseBody;
 use crate::balance::call::state::CallState;
@@ -57,14 +58,22 @@ pub(in crate::balance) fn routed_call(
             Err(status) => Err(status),
         };
         drop(channel);
-        result.map_err(|status| state.shared.settings.finish_status(status))
+        finish(result, state.record, &state.shared)
     }
 }
 
-/// The status of a call whose route is a mistake.
-pub(in crate::balance) fn misrouted(misrouted: &Misrouted) -> Status {
+/// A call whose route is a mistake: it ends at once.
+pub(in crate::balance) async fn misrouted(
+    channel: Arc<ChannelHandle>,
+    misrouted: Misrouted,
+    request: Request<tonic::body::Body>,
+) -> Result<Response<ResponseBody>, Status> {
+    let mut state = CallState::new(channel.shared.clone(), request);
+    state.begin();
     let text = misrouted.to_string();
-    status::without_server(Code::Internal, text.clone(), &text)
+    let status = status::without_server(Code::Internal, text.clone(), &text);
+    state.record.end_now(status.code());
+    Err(status)
 }
 
 impl CallState {

@@ -19,6 +19,7 @@ use crate::balance::call::response_body::ResponseBody;
 use crate::balance::call::retry::Pushback;
 use crate::balance::method_config::MethodRetry;
 use crate::balance::method_config::message_limit::MessageLimit;
+use crate::balance::metrics::CallRecord;
 use crate::balance::partition::Partition;
 use crate::balance::pool::ready::ReadySubchannel;
 use crate::balance::status;
@@ -91,6 +92,8 @@ pub(super) struct CallState {
     pub(super) failed_servers: Vec<Arc<Subchannel>>,
     /// Pauses between rounds in which no server processed the call.
     pub(super) round_backoff: Option<Box<Backoff>>,
+    /// What the call counts.
+    pub(super) record: CallRecord,
     /// The failure of the last server that did not process the call.
     pub(super) last_refusal: Option<Box<(Failure, Arc<ReadySubchannel>)>>,
     /// The result of the last attempt that a server may have processed: the call ends with it if no further attempt is possible.
@@ -104,7 +107,9 @@ impl CallState {
         let (mut parts, body) = request.into_parts();
         let started = shared.epoch; // until the call begins
         let settings = &shared.settings;
-        let is_generated = parts.extensions.get::<tonic::GrpcMethod<'static>>().is_some();
+        let grpc_method = parts.extensions.get::<tonic::GrpcMethod<'static>>();
+        let record = shared.metrics.record(grpc_method);
+        let is_generated = grpc_method.is_some();
         // Most requests have no extension but the generated client's: then no other is looked up.
         let extensions = (parts.extensions.len() > usize::from(is_generated)).then_some(&parts.extensions);
         let RequestHeaders { size, timeout, user_agent, is_plain } = RequestHeaders::scan(&parts.headers);
@@ -144,6 +149,7 @@ impl CallState {
             or_default: false,
             failed_servers: Vec::new(),
             round_backoff: None,
+            record,
             last_refusal: None,
             last_result: None,
             shared,
@@ -177,7 +183,9 @@ impl CallState {
     pub(super) fn begin(&mut self) {
         let now = Instant::now();
         self.wait_limits.started = now;
-        self.wait_limits.deadline = self.wait_limits.deadline.and_then(|deadline| Deadline::of(deadline.timeout, now));
+        self.record.begin(self.shared.since_epoch(now));
+        self.wait_limits.deadline =
+            self.wait_limits.deadline.and_then(|deadline| Deadline::of(deadline.timeout(), now));
     }
 
     /// The HTTP method of the request.
@@ -256,7 +264,7 @@ impl CallState {
         if let Some(refusal) = self.take_refusal() {
             return refusal;
         }
-        let timeout = self.wait_limits.deadline.map_or(0, |deadline| deadline.timeout.as_millis());
+        let timeout = self.wait_limits.deadline.map_or(0, |deadline| deadline.timeout().as_millis());
         let text = format!("not sent: the {timeout} ms of the call have passed");
         status::without_server(Code::DeadlineExceeded, text.clone(), &text)
     }

@@ -41,7 +41,10 @@ async fn undecided(answers: bool) -> BalancedChannel {
     let directory = DirectoryStatus::new("greeter", None);
     let source = DiscoverySource::new(tokio_stream::iter([insert]), directory.clone());
     let never: ConfigTexts = Box::pin(tokio_stream::pending());
-    BalancedChannel::builder().service_config_from_etcd().start(directory, source, Some(never)).unwrap()
+    BalancedChannel::builder()
+        .service_config_from_etcd()
+        .start("etcd:///greeter".into(), directory, source, Some(never))
+        .unwrap()
 }
 
 async fn timed(channel: &BalancedChannel, request: Request<HelloRequest>) -> (Status, Duration) {

@@ -6,6 +6,7 @@ use tokio::task::AbortHandle;
 
 use crate::address::{Address, Authority};
 use crate::address_index::Doubt;
+use crate::balance::metrics::ServerConnections;
 use crate::balance::pool::ready::{PublishedServer, ReadySubchannel};
 use crate::balance::queue::Queue;
 use crate::balance::shared::ChannelShared;
@@ -76,7 +77,8 @@ impl PoolEntry {
         let new = || Arc::new(ServerStreams::new(shared.settings.max_in_flight_per_server));
         let streams = shared.settings.counts_by_server().then(|| known.unwrap_or_else(new));
         let waiting = WaitingCalls::new(queue, shared.settings.has_routes(), told);
-        let subchannel = Arc::new(Subchannel::new(address, shared.epoch, streams, waiting));
+        let connections = ServerConnections::new(shared.metrics.connections.clone(), &address, instance.zone());
+        let subchannel = Arc::new(Subchannel::new(address, shared.epoch, streams, waiting, connections));
         let supervisor = tokio::spawn(supervise(shared.connect_context.clone(), subchannel.clone(), to)).abort_handle();
         Self { subchannel, instance, supervisor, ready: None, hold: None }
     }

@@ -374,6 +374,7 @@ impl Pool {
             || self.servers.iter().filter_map(|(authority, server)| Some((authority, server.entry.as_ref()?)));
         let counts = connected().map(|(authority, entry)| (authority.clone(), counts(entry))).collect();
         let ejected = detector.detect(&counts, now);
+        self.shared.metrics.servers.count_ejections(detector.take_due());
         for (authority, PoolEntry { subchannel, .. }) in connected() {
             subchannel.set_on_probation(detector.is_on_probation(authority));
             let is_ejected = ejected.binary_search(authority).is_ok();

@@ -10,10 +10,11 @@ use crate::balance::connectivity::{ChannelStatus, ConnectivityState, DirectorySt
 use crate::balance::partition::Partition;
 use crate::balance::policy::{LeastRequest, Picker, Policy, ReadySet, ReadySetParts, SelectedServers};
 use crate::balance::pool::Pool;
+use crate::balance::pool::entry::PoolEntry;
 use crate::balance::pool::ready::{Published, PublishedServer, Tier};
 use crate::balance::pool::select::{Reason, RouteValues, Verdict};
 use crate::balance::pool::server::PoolServer;
-use crate::balance::subchannel::SubchannelState;
+use crate::balance::subchannel::{ServerState, SubchannelState};
 use crate::panics::catch;
 
 /// A partition, as the pool has it.
@@ -131,6 +132,7 @@ impl Pool {
             let listed = self.servers.values().map(|server| server.listed(self.route_of(server)));
             self.shared.servers.store(Arc::new(listed.collect()));
         }
+        self.count_servers();
         self.shared.channel_status.send_if_modified(|known| whole.replace(known));
         // After that: a call that begins to wait for servers of its route looks at the status of the channel.
         for partition in self.partitions.all() {
@@ -138,6 +140,24 @@ impl Pool {
                 clear(&partition, &self.directory);
             }
         }
+    }
+
+    /// Counts the servers by state, for metrics.
+    fn count_servers(&self) {
+        let state = |server: &PoolServer| match &server.entry {
+            Some(PoolEntry { subchannel, .. }) => subchannel.server_state(),
+            None => Some(ServerState::Idle),
+        };
+        let is_leaving_zone = self.own.iter().any(|own| self.is_leaving_zone(&own.partition));
+        self.shared.metrics.servers.set(self.servers.values().filter_map(state), is_leaving_zone);
+    }
+
+    /// Whether the calls of a partition go to servers outside of the channel's zone, because none of its own is ready.
+    fn is_leaving_zone(&self, partition: &Partition) -> bool {
+        let Some(zone) = self.shared.settings.selection.zone() else { return false };
+        let ready = partition.ready.load();
+        let is_home = |server: &PublishedServer| server.first.server.instance().zone() == Some(zone);
+        !ready.servers.is_empty() && !ready.servers.iter().any(is_home)
     }
 
     /// Counts the instances of routes that are registered and take no calls.

@@ -1,9 +1,11 @@
 //! The tokio runtime that calls need. Its absence is an error and no panic.
 //!
 //! - `mod.rs` checks for a runtime and for timers.
+//! - `nanos.rs` is a time of half the size.
 //! - `timer.rs` is a timer that moves between runtimes with its owner.
 //! - `pause.rs` notices runtimes that were not driven for a while.
 
+pub(crate) mod nanos;
 pub(super) mod pause;
 pub(super) mod timer;
 

@@ -6,7 +6,7 @@ use tonic::{Code, Status};
 
 use crate::address::Address;
 use crate::balance::status;
-use crate::balance::status::not_grpc;
+use crate::balance::status::{code_name, not_grpc};
 use crate::connection::{Failure, RequestLimit};
 
 /// What HTTP/2 counts for each header in addition to its name and value (RFC 9113, 6.5.2).
@@ -76,7 +76,7 @@ impl ResponseHeaders {
     }
 
     fn too_large(&self, what: &str, address: &Address) -> Status {
-        let code = self.code.map_or_else(|| "without a status".into(), code_name);
+        let code = self.code.map_or("without a status", code_name);
         let text = format!("{address}: the server answered {code}, with {what}");
         status::with_server(Code::ResourceExhausted, text, address)
     }
@@ -89,18 +89,6 @@ impl ResponseHeaders {
 
 fn measured(what: &str, size: usize, limit: u32) -> String {
     format!("{what} of {size} bytes; BalancedChannelBuilder::max_header_list_size is {limit}")
-}
-
-/// Returns the name of a code as gRPC's documents write it: `NOT_FOUND`.
-fn code_name(code: Code) -> String {
-    let mut name = String::new();
-    for letter in format!("{code:?}").chars() {
-        if letter.is_uppercase() && !name.is_empty() {
-            name.push('_');
-        }
-        name.push(letter.to_ascii_uppercase());
-    }
-    name
 }
 
 /// What the headers of a request say, found in one pass.
@@ -187,12 +175,6 @@ mod tests {
 
     use super::*;
     use crate::balance::status::GRPC_STATUS;
-
-    #[test]
-    fn codes_have_grpcs_names() {
-        assert_eq!(code_name(Code::Ok), "OK");
-        assert_eq!(code_name(Code::FailedPrecondition), "FAILED_PRECONDITION");
-    }
 
     #[test]
     fn the_first_of_several_counts() {

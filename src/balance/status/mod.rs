@@ -76,6 +76,14 @@ pub(crate) fn code_of_failure(failure: &Failure) -> Code {
     }
 }
 
+/// Returns the code of the status that [`from_failure`] makes.
+pub(crate) fn code_told(failure: &Failure) -> Code {
+    match failure.source() {
+        Some(source) => source.downcast_ref::<Status>().map_or(Code::Unknown, Status::code),
+        None => code_of_failure(failure),
+    }
+}
+
 /// Maps HTTP/2 error codes to gRPC's codes, after the table in gRPC's HTTP/2 protocol.
 fn code_of_reset(reason: Reason) -> Code {
     match reason {
@@ -131,4 +139,27 @@ pub(crate) fn remove_invalid_details(headers: &mut HeaderMap) {
 /// Returns the code in headers or trailers, if they have one.
 pub(crate) fn code_in(headers: &HeaderMap) -> Option<Code> {
     headers.get(GRPC_STATUS).map(|value| Code::from_bytes(value.as_bytes()))
+}
+
+/// Returns the name of a code as gRPC's documents write it: `NOT_FOUND`.
+pub(crate) fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
 }

@@ -18,7 +18,7 @@ pub(crate) mod reconnect;
 pub(super) mod supervisor;
 pub(crate) mod waiting;
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use tonic::Code;
 
 use crate::address::Address;
+use crate::balance::metrics::{SeriesByServer, ServerConnections};
 use crate::balance::pool::select::Reason as SelectionReason;
 use crate::balance::subchannel::cost::Cost;
 use crate::balance::subchannel::further::growth::Growth;
@@ -101,10 +102,14 @@ pub(crate) struct Subchannel {
     /// Attempts that were sent to it beside another one of their call, and attempts at it that were given up after their time.
     pub(crate) hedges: AtomicU64,
     pub(crate) attempt_timeouts: AtomicU64,
+    /// Series of the recorder's with its labels, where the user asks for those.
+    pub(crate) series: SeriesByServer,
+    /// What counts its connections.
+    pub(crate) connections: ServerConnections,
     /// What outlier detection looks at.
     pub(crate) interval: IntervalCounts,
     /// Counts ejections and returns: odd while the server is ejected.
-    term: AtomicU32,
+    term: AtomicU16,
     /// The server is back from an ejection, and has answered no call with OK since.
     on_probation: AtomicBool,
 }
@@ -179,6 +184,7 @@ impl Subchannel {
         epoch: Instant,
         streams: Option<Arc<ServerStreams>>,
         waiting: WaitingCalls,
+        connections: ServerConnections,
     ) -> Self {
         let status = SubchannelStatus {
             state: SubchannelState::Connecting,
@@ -197,8 +203,10 @@ impl Subchannel {
             failures: AtomicU64::new(0),
             hedges: AtomicU64::new(0),
             attempt_timeouts: AtomicU64::new(0),
+            series: SeriesByServer::default(),
+            connections,
             interval: IntervalCounts::default(),
-            term: AtomicU32::new(0),
+            term: AtomicU16::new(0),
             on_probation: AtomicBool::new(false),
         }
     }
@@ -230,6 +238,24 @@ impl Subchannel {
     /// The state without the last error, which would be copied.
     pub(crate) fn state(&self) -> SubchannelState {
         self.lock().state.clone()
+    }
+
+    /// The present state as users see it. `None` for a server that was removed a moment ago.
+    pub(crate) fn server_state(&self) -> Option<ServerState> {
+        self.server_state_of(&self.lock())
+    }
+
+    /// The same of a copy.
+    pub(crate) fn server_state_of(&self, status: &SubchannelStatus) -> Option<ServerState> {
+        Some(match status.state {
+            SubchannelState::Connecting | SubchannelState::Checking(_) => ServerState::Connecting,
+            SubchannelState::TransientFailure => ServerState::TransientFailure,
+            SubchannelState::Ready(_) if self.is_ejected() => ServerState::Ejected,
+            SubchannelState::Ready(_) if status.is_held => ServerState::Held,
+            SubchannelState::Ready(_) => ServerState::Ready,
+            SubchannelState::Unhealthy(_) => ServerState::Unhealthy,
+            SubchannelState::Shutdown => return None,
+        })
     }
 
     /// Changes the state, and the last error if one is given. After a shutdown nothing changes:
@@ -302,14 +328,14 @@ impl Subchannel {
 
     /// What an attempt notes when it begins, for [`Subchannel::count_end`].
     #[inline]
-    pub(crate) fn term(&self) -> u32 {
+    pub(crate) fn term(&self) -> u16 {
         self.term.load(Ordering::Relaxed)
     }
 
     /// Counts the end of an attempt that began in this term; returns the number of failures in a
     /// row. Every code but OK is a failure, as in gRFC A50; outlier detection compares the server
     /// with its peers before it blames the server.
-    pub(crate) fn count_end(&self, code: Code, term: u32) -> u32 {
+    pub(crate) fn count_end(&self, code: Code, term: u16) -> u32 {
         let failed = code != Code::Ok;
         if failed {
             self.failures.fetch_add(1, Ordering::Relaxed);

@@ -111,6 +111,7 @@ impl Supervisor {
     async fn watch(&mut self, began: Instant, connection: Connection) -> NextAttempt {
         let (service, server) = (&*self.context.service, self.subchannel.address().clone());
         self.reconnect.connected();
+        let open = self.subchannel.connections.succeeded();
         let (connected, ok_calls) = (Instant::now(), self.subchannel.cost.ok_calls());
         if std::mem::take(&mut self.has_warned) {
             tracing::info!(parent: None, service, %server, "server connected again");
@@ -118,9 +119,11 @@ impl Supervisor {
             tracing::debug!(parent: None, service, %server, "server connected");
         }
         let reason = if self.context.may_have_several {
-            Box::pin(self.watch_several(began, connection)).await
+            Box::pin(self.watch_several(began, connection, open)).await
         } else {
-            self.watch_one(connection).await
+            let reason = self.watch_one(connection).await;
+            open.ended(reason.disconnect);
+            reason
         };
         let (service, error) = (&*self.context.service, reason.to_string());
         if reason.kind == CloseKind::Unresponsive && !self.subchannel.is_held() {
@@ -150,6 +153,7 @@ impl Supervisor {
     /// well, because a server may go on failing for days.
     fn failed(&mut self, began: Instant, error: String) -> NextAttempt {
         let was_well = self.reconnect.is_well();
+        self.subchannel.connections.failed();
         let next = self.reconnect.failed(began.elapsed(), self.options.connect_timeout, fastrand::f64());
         if was_well {
             self.has_warned = true;

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use crate::connection::driver::pings::{PAUSE_IDLE, PAUSE_IN_FLIGHT, PingSender, PingTimeout};
 use crate::connection::shared::Shared;
-use crate::connection::state::{CloseKind, CloseReason};
+use crate::connection::state::CloseReason;
 
 /// How long a probe may take. Calls wait for it, so it is as short as a round trip over a bad
 /// network allows.
@@ -165,6 +165,6 @@ impl IdleTimer {
     /// Leaves the connection for good, and returns the reason.
     fn abandon(&mut self, why: &str) -> CloseReason {
         self.state = IdleState::Abandoned;
-        CloseReason::new(CloseKind::Other, format!("idle: silent for {} ms, and {why}", self.timeout.as_millis()))
+        CloseReason::silent(format!("idle: silent for {} ms, and {why}", self.timeout.as_millis()))
     }
 }

@@ -75,7 +75,7 @@ pub(crate) async fn call(connection: &Connection) -> Result<(), Failure> {
     let slot = connection.reserve().expect("the connection takes calls");
     let mut exchange = connection.exchange(slot, head, Endless).map_err(|(failure, _)| failure)?;
     let stream = std::future::poll_fn(|cx| exchange.poll_head(cx)).await?.into_body();
-    let mut answer = exchange.into_response_body(stream, |_| {}).0;
+    let mut answer = exchange.into_response_body(stream, |_, _| {}).0;
     match std::future::poll_fn(|cx| std::pin::Pin::new(&mut answer).poll_frame(cx)).await {
         Some(Err(failure)) => Err(failure),
         _ => Ok(()),

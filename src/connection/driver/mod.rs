@@ -198,7 +198,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
         }
         if let Poll::Ready(result) = Pin::new(&mut this.connection).poll(cx) {
             let end = match result {
-                Ok(()) => CloseReason::new(CloseKind::Other, "the server closed the connection"),
+                Ok(()) => {
+                    this.poll_send_request(cx); // a GOAWAY may have come together with the end
+                    CloseReason::new(CloseKind::Other, "the server closed the connection")
+                }
                 Err(error) => CloseReason::of(&error),
             };
             // A GOAWAY that came before says more than the end that follows it.

@@ -16,7 +16,7 @@ use crate::connection::driver::read_tracking::IoActivity;
 use crate::connection::driver::registered::RegisteredTimer;
 use crate::connection::options::Options;
 use crate::connection::shared::Shared;
-use crate::connection::state::{CloseKind, CloseReason};
+use crate::connection::state::CloseReason;
 
 /// The next check if nothing has to be timed. A day: tokio's timers take no infinite times.
 const FAR: Duration = Duration::from_secs(24 * 60 * 60);
@@ -169,5 +169,5 @@ impl Timers {
 
 /// The reason of a connection that drains because the server has not proven that it lives.
 fn not_proven(why: &str) -> CloseReason {
-    CloseReason::new(CloseKind::Other, format!("asked whether the server lives, and {why}"))
+    CloseReason::silent(format!("asked whether the server lives, and {why}"))
 }

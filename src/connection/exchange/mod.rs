@@ -22,7 +22,7 @@
 //! Limits of headers: [`frames`] finds the sizes of headers in the bytes that h2 reads, and
 //! [`header_sizes`] keeps them for calls.
 
-mod body_guard;
+pub(super) mod body_guard;
 pub(super) mod excerpt;
 pub(crate) mod frames;
 pub(super) mod header_sizes;
@@ -39,7 +39,7 @@ use h2::RecvStream;
 use http::{Request, Response};
 use http_body::Body;
 
-use crate::connection::exchange::body_guard::{BodyFailure, guard};
+use crate::connection::exchange::body_guard::{BodyFailure, SentCounter, guard};
 use crate::connection::exchange::recv_body::{RecvBody, RequestTask};
 use crate::connection::exchange::request_sender::{BodyWriter, RequestSender};
 use crate::connection::failure::{BoxError, Failure, FailureKind};
@@ -133,17 +133,17 @@ where
 
     /// Turns the exchange into the body of its response, after [`Exchange::poll_head`] was ready. A
     /// request body that was sent in whole is given back. Of one that was not, a task sends the
-    /// rest; `before_send` is called with it before.
+    /// rest; `before_send` is called with it before, and with a counter that the response's body has too.
     pub(crate) fn into_response_body(
         self,
         stream: RecvStream,
-        before_send: impl FnOnce(&mut B),
+        before_send: impl FnOnce(&mut B, SentCounter),
     ) -> (RecvBody, Option<B>) {
         let Self { mut body, writer, mut response } = self;
         let permit = response.finish();
         let Some(writer) = writer else { return (RecvBody::new(stream, None, permit), Some(body)) };
-        before_send(&mut body);
         let failure = BodyFailure::default();
+        before_send(&mut body, failure.counter());
         let sender = RequestSender { body, writer, failure: failure.clone() };
         let task = RequestTask { failure, task: tokio::spawn(sender).abort_handle() };
         (RecvBody::new(stream, Some(task), permit), None)

@@ -8,7 +8,7 @@ use h2::RecvStream;
 use http_body::{Body, Frame};
 use tokio::task::AbortHandle;
 
-use crate::connection::exchange::body_guard::BodyFailure;
+use crate::connection::exchange::body_guard::{BodyFailure, SentCounter};
 use crate::connection::failure::Failure;
 use crate::connection::shared::StreamPermit;
 
@@ -63,6 +63,11 @@ impl RecvBody {
     #[inline]
     pub(crate) fn trailer_limit(&self) -> u32 {
         self.trailer_limit
+    }
+
+    /// What the request's body counts from now on, if a task sends the rest of it.
+    pub(crate) fn sent_counter(&self) -> Option<SentCounter> {
+        self.request.as_ref().map(|request| request.failure.counter())
     }
 
     /// Why the trailers may not be complete. Known once they were returned.

@@ -175,7 +175,7 @@ async fn run(seed: u64) {
         let mut rng = fastrand::Rng::with_seed(seed * 1000 + i + 1);
         let call = async move {
             let Ok(response) = poll_fn(|cx| exchange.poll_head(cx)).await else { return };
-            let mut answer = exchange.into_response_body(response.into_body(), |_| {}).0;
+            let mut answer = exchange.into_response_body(response.into_body(), |_, _| {}).0;
             if rng.u8(..4) == 0 {
                 tokio::time::sleep(Duration::from_millis(rng.u64(0..50))).await;
             }

@@ -31,7 +31,7 @@ fn begin(connection: &Connection) -> Exchange<String> {
 /// Waits for the head of the answer.
 async fn head(mut exchange: Exchange<String>) -> Result<RecvBody, Failure> {
     let stream = poll_fn(|cx| exchange.poll_head(cx)).await?.into_body();
-    Ok(exchange.into_response_body(stream, |_| {}).0)
+    Ok(exchange.into_response_body(stream, |_, _| {}).0)
 }
 
 /// Waits for the end of the answer.

@@ -328,7 +328,7 @@ impl LinkService {
             .await
             .map_err(|failure| unavailable(failure.to_string()))?;
         let (head, stream) = response.into_parts();
-        let (answer, _) = exchange.into_response_body(stream, |_| {});
+        let (answer, _) = exchange.into_response_body(stream, |_, _| {});
         Ok(Response::from_parts(head, Body::new(answer)))
     }
 }

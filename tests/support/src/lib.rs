@@ -34,6 +34,8 @@ mod proxy;
 #[cfg(feature = "metrics")]
 mod recorder;
 mod report;
+#[cfg(feature = "recorder")]
+mod series_recorder;
 
 pub use clock::cpu_time;
 pub use cluster::Cluster;
@@ -51,3 +53,5 @@ pub use proxy::Proxy;
 pub use recorder::Recorder;
 pub use report::{Bar, Report, Row};
 pub use rustix::process::Signal;
+#[cfg(feature = "recorder")]
+pub use series_recorder::{SeriesRecorder, Values};

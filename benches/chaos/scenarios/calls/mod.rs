@@ -12,6 +12,7 @@ pub(super) mod ejected;
 pub(super) mod failing;
 pub(super) mod given_up;
 pub(super) mod metadata;
+pub(super) mod metrics;
 pub(super) mod pauses;
 pub(super) mod resets;
 pub(super) mod stopped;

@@ -96,7 +96,11 @@ impl Flight {
                 Stage::Status(_) if awaits_head && deadline.is_some_and(|deadline| deadline.has_passed()) => {
                     Poll::Pending
                 }
-                Stage::Head(exchange, _) => exchange.poll_head(cx).map(Polled::Head),
+                Stage::Head(exchange, reporter) => {
+                    let head = exchange.poll_head(cx);
+                    reporter.record.sent = exchange.body().sent();
+                    head.map(Polled::Head)
+                }
                 Stage::Status(held_back) => held_back.poll(cx).map(Polled::Status),
             };
             let Poll::Ready(polled) = polled else {

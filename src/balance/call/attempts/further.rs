@@ -16,6 +16,7 @@ use crate::balance::call::replay::ReplayBody;
 use crate::balance::call::reporter::AttemptReporter;
 use crate::balance::call::state::AttemptOutcome::Done;
 use crate::balance::call::state::CallState;
+use crate::balance::metrics::Another;
 use crate::balance::pool::ready::ReadySubchannel;
 use crate::balance::status::headers::request_too_large;
 use crate::balance::subchannel::Subchannel;
@@ -30,8 +31,10 @@ struct Further {
 /// Why a further attempt is sent. It decides where it may go, and what it costs.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum SentBecause {
-    /// A time has passed. It goes to a server that was not tried, for a token.
-    Time,
+    /// A time has passed, and it is sent beside the others. It goes to a server that was not tried, for a token.
+    Hedging,
+    /// The time of another one has passed. The same.
+    Timeout,
     /// No server has processed another one (gRPC's transparent retry). It goes to a server that was not tried, and costs nothing.
     Unprocessed,
     /// The same, after a pause. If all servers were tried, it goes to one of those again.
@@ -41,7 +44,7 @@ pub(super) enum SentBecause {
 impl CallState {
     /// Sends a hedge, if that is possible.
     pub(super) fn hedge(&mut self, flight: &mut Flight, now: Duration) {
-        match self.send_further(flight, SentBecause::Time, now) {
+        match self.send_further(flight, SentBecause::Hedging, now) {
             Some(Further { exchange, reporter }) => {
                 reporter.subchannel.subchannel.hedges.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!(server = %reporter.address(), "call without a response, sending a hedge");
@@ -54,7 +57,7 @@ impl CallState {
 
     /// Gives an attempt up and sends another in its place, if that is possible. Otherwise it goes on.
     pub(super) fn replace(&mut self, flight: &mut Flight, index: usize, now: Duration) {
-        let Some(Further { exchange, reporter }) = self.send_further(flight, SentBecause::Time, now) else {
+        let Some(Further { exchange, reporter }) = self.send_further(flight, SentBecause::Timeout, now) else {
             if !flight.awaits_request {
                 flight.replacement_impossible(index, now);
             }
@@ -87,7 +90,11 @@ impl CallState {
             flight.awaits_request = true;
             return None;
         };
-        let takes_token = because == SentBecause::Time;
+        let (takes_token, why) = match because {
+            SentBecause::Hedging => (true, Another::Hedge),
+            SentBecause::Timeout => (true, Another::Retry),
+            SentBecause::Unprocessed | SentBecause::UnprocessedAll => (false, Another::TransparentRetry),
+        };
         if takes_token && !self.shared.retry_budget.allows_retry()
             || self.wait_limits.deadline.is_some_and(|deadline| deadline.passes_within(Duration::ZERO))
         {
@@ -110,7 +117,8 @@ impl CallState {
         if takes_token {
             self.shared.retry_budget.on_failure();
         }
-        let reporter = AttemptReporter::new(subchannel, picker, self.shared.clone(), now);
+        let record = (self.record.beside(why), Duration::ZERO);
+        let reporter = AttemptReporter::new(subchannel, picker, self.shared.clone(), now, record);
         Some(Further { exchange, reporter })
     }
 

@@ -71,10 +71,10 @@ impl CallState {
         let Some(due) = due.and_then(|timeout| self.shared.epoch.checked_add(sent_at)?.checked_add(timeout)) else {
             return deadline;
         };
-        match deadline {
-            Some(deadline) => Some(Deadline { at: deadline.at.min(due), ..deadline }),
-            None => Some(Deadline { at: due, timeout: Duration::ZERO }),
-        }
+        Some(match deadline {
+            Some(deadline) => deadline.at_latest(due),
+            None => Deadline::at(due),
+        })
     }
 
     /// Goes on with the attempt in flight, which has no head yet, and sends further ones when they are due, until the call is
@@ -220,7 +220,10 @@ impl CallState {
                 self.pushback = Pushback::Never;
                 flight.schedule.forbid();
             }
-            Pushback::After(pause) => flight.schedule.delay(self.now().saturating_add(pause)),
+            Pushback::After(millis) => {
+                let pause = Duration::from_millis(millis.into());
+                flight.schedule.delay(self.now().saturating_add(pause));
+            }
         }
     }
 

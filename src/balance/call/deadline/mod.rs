@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use crate::address::Address;
+use crate::balance::runtime::nanos::Nanos;
 use crate::balance::runtime::timer::Timer;
 use crate::balance::status;
 
@@ -26,7 +27,7 @@ const TIMER_GRANULARITY: Duration = Duration::from_millis(1);
 pub(crate) struct Deadline {
     pub(crate) at: Instant,
     /// The time that the call was given, for texts.
-    pub(crate) timeout: Duration,
+    timeout: Nanos,
 }
 
 impl Deadline {
@@ -46,7 +47,22 @@ impl Deadline {
     /// Returns the deadline of a call that begins now. `None` if it is too far away for the clock.
     #[inline]
     pub(crate) fn of(timeout: Duration, now: Instant) -> Option<Self> {
-        Some(Self { at: now.checked_add(timeout)?, timeout })
+        Some(Self { at: now.checked_add(timeout)?, timeout: Nanos::new(timeout) })
+    }
+
+    /// The deadline, or this time if it is earlier.
+    pub(crate) fn at_latest(self, at: Instant) -> Self {
+        Self { at: self.at.min(at), ..self }
+    }
+
+    /// A time that is no deadline of the call's.
+    pub(crate) fn at(at: Instant) -> Self {
+        Self { at, timeout: Nanos::new(Duration::ZERO) }
+    }
+
+    /// The time that the call was given.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout.time()
     }
 
     pub(crate) fn has_passed(&self) -> bool {
@@ -109,7 +125,7 @@ impl DeadlineTimer {
         if let Some(status) = &self.timer_error {
             return status.clone();
         }
-        let timeout = self.deadline.map_or(0, |deadline| deadline.timeout.as_millis());
+        let timeout = self.deadline.map_or(0, |deadline| deadline.timeout().as_millis());
         status::with_server(Code::DeadlineExceeded, format!("{address}: no answer within {timeout} ms"), address)
     }
 }
@@ -148,11 +164,12 @@ pub(crate) mod tests {
         let Ok(value) = HeaderValue::from_bytes(bytes) else { return };
         let now = Instant::now();
         let deadline = Deadline::new(Some(&value), Some(Duration::from_secs(1)), now).unwrap();
-        assert!(deadline.timeout <= Duration::from_secs(1) && deadline.at == now + deadline.timeout);
+        assert!(deadline.timeout() <= Duration::from_secs(1) && deadline.at == now + deadline.timeout());
         let pushback = Pushback::from_headers(&HeaderMap::from_iter([(PUSHBACK, value)]));
         match pushback {
             Pushback::None => panic!("there is one"),
-            Pushback::After(pause) => {
+            Pushback::After(millis) => {
+                let pause = Duration::from_millis(millis.into());
                 let digits = text.strip_prefix('+').unwrap_or(text);
                 assert_eq!(amount(digits), Some(pause.as_millis()), "{text:?}");
                 let is_long = pause > Duration::from_secs(60);
@@ -167,7 +184,7 @@ pub(crate) mod tests {
         let now = Instant::now();
         let headers = |text: &'static str| HeaderMap::from_iter([(GRPC_TIMEOUT, HeaderValue::from_static(text))]);
         let timeout = |headers: &HeaderMap, default| {
-            Deadline::new(headers.get(GRPC_TIMEOUT), default, now).map(|deadline| deadline.timeout)
+            Deadline::new(headers.get(GRPC_TIMEOUT), default, now).map(|deadline| deadline.timeout())
         };
         let second = Duration::from_secs(1);
         assert_eq!(timeout(&headers("2S"), Some(second)), Some(second));

@@ -163,7 +163,8 @@ impl Feed {
             notify.notify_waiters();
             update
         });
-        let channel = builder.start(DirectoryStatus::new("greeter", None), source, None).unwrap();
+        let channel =
+            builder.start("discover:///greeter".into(), DirectoryStatus::new("greeter", None), source, None).unwrap();
         (Self { updates, addresses: HashMap::new(), handed_over }, channel)
     }
 

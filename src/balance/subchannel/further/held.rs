@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::balance::metrics::OpenConnection;
 use crate::balance::subchannel::SubchannelState;
 use crate::balance::subchannel::health::{Asked, ConnectionHealth, Health, state_of};
 use crate::connection::{CloseReason, Connection};
@@ -34,6 +35,7 @@ pub(super) struct Held {
     pub(super) began: Instant,
     /// It was made while the server had another one.
     pub(super) is_further: bool,
+    pub(super) open: OpenConnection,
     /// It is such a one, and nobody was told yet whether it is healthy.
     is_untold: bool,
     /// As far as the last check has seen: how many calls were begun over it, …
@@ -51,16 +53,18 @@ pub(super) enum HeldEvent {
 }
 
 impl Held {
-    fn new(connection: Connection, began: Instant, is_further: bool, asked: Asked) -> Self {
+    /// Its health is checked in this way. `open` counts it as open.
+    pub(super) fn new(
+        connection: Connection,
+        began: Instant,
+        is_further: bool,
+        asked: Asked,
+        open: OpenConnection,
+    ) -> Self {
         let closing = Box::pin(connection.closing());
         let health = ConnectionHealth::of_new(&connection, asked);
         let is_untold = is_further;
-        Self { connection, health, closing, began, is_further, is_untold, calls: 0, unused_since: Instant::now() }
-    }
-
-    /// A connection that was made beside another one. Its health is checked in this way.
-    pub(super) fn further(connection: Connection, began: Instant, asked: Asked) -> Self {
-        Self::new(connection, began, true, asked)
+        Self { connection, health, closing, began, is_further, open, is_untold, calls: 0, unused_since: Instant::now() }
     }
 
     /// Whether there was no call for so long.
@@ -74,8 +78,8 @@ impl Held {
 }
 
 impl HeldConnections {
-    pub(super) fn new(first: Connection, began: Instant, asked: Asked, unused_after: Duration) -> Self {
-        Self { all: vec![Held::new(first, began, false, asked)], unused_after, next_check: Instant::now() }
+    pub(super) fn new(first: Held, unused_after: Duration) -> Self {
+        Self { all: vec![first], unused_after, next_check: Instant::now() }
     }
 
     /// How many there are.

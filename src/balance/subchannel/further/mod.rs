@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+use crate::balance::metrics::OpenConnection;
 use crate::balance::subchannel::further::held::{Held, HeldConnections, HeldEvent};
 use crate::balance::subchannel::further::pause::Pause;
 use crate::balance::subchannel::supervisor::{Supervisor, millis};
@@ -58,12 +59,18 @@ impl Supervisor {
     ///
     /// Further ones are made one at a time, when calls ask: the next one once the health of the last one is known. The backoff between
     /// those that fail, are short or are unhealthy is as usual, and theirs alone.
-    pub(super) async fn watch_several(&mut self, began: Instant, first: Connection) -> CloseReason {
+    pub(super) async fn watch_several(
+        &mut self,
+        began: Instant,
+        first: Connection,
+        open: OpenConnection,
+    ) -> CloseReason {
         let context = self.context.clone();
         let subchannel = self.subchannel.clone();
         let mut services = context.health.service.subscribe();
         let mut limits = context.connections_per_server.subscribe();
-        let mut held = HeldConnections::new(first, began, self.asked(&mut services), context.unused_after);
+        let mut held =
+            HeldConnections::new(Held::new(first, began, false, self.asked(&mut services), open), context.unused_after);
         let mut pause = Pause::new();
         let mut attempt: Option<Attempt> = None;
         let mut error = None;
@@ -105,14 +112,16 @@ impl Supervisor {
             match event {
                 Event::Closing(index, reason) => {
                     let ended = held.remove(index);
+                    let (began, is_further) = (ended.began, ended.is_further);
+                    ended.open.ended(reason.disconnect);
                     if held.len() == 0 {
                         subchannel.growth.set(false, false);
                         return reason;
                     }
                     self.one_ended(&reason, held.len());
                     error = Some(reason.to_string());
-                    if ended.is_further {
-                        pause.after_end(ended.began);
+                    if is_further {
+                        pause.after_end(began);
                     }
                 }
                 Event::Health => {}
@@ -135,12 +144,14 @@ impl Supervisor {
                 Event::Attempted(_, Ok(_)) if !has_place || subchannel.is_held() => attempt = None,
                 Event::Attempted(began, Ok(connection)) => {
                     attempt = None;
-                    held.push(Held::further(connection, began, self.asked(&mut services)));
+                    let open = subchannel.connections.succeeded();
+                    held.push(Held::new(connection, began, true, self.asked(&mut services), open));
                     let (service, server, connections) = (&*context.service, subchannel.address(), held.len());
                     tracing::debug!(parent: None, service, %server, connections, "further connection made");
                 }
                 Event::Attempted(began, Err(failure)) => {
                     attempt = None;
+                    subchannel.connections.failed();
                     let retry_in_ms = millis(pause.after_failure(began, self.options.connect_timeout));
                     self.further_failed(&failure, retry_in_ms);
                     context.failures.fetch_add(1, Ordering::Relaxed);

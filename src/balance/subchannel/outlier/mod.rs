@@ -12,7 +12,7 @@
 //!                             └────────── a failure ─────────┘
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// The shortest interval: the counts of all servers are added up in each.
@@ -222,6 +222,22 @@ impl CallCounts {
     }
 }
 
+/// How a server was found to be an outlier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DetectionMethod {
+    ConsecutiveFailures,
+    SuccessRate,
+    FailurePercentage,
+}
+
+/// An ejection that was due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ejection {
+    pub(crate) method: DetectionMethod,
+    /// It was carried out. Otherwise too many servers are ejected already, or no other is left.
+    pub(crate) is_enforced: bool,
+}
+
 /// Decides which servers are ejected; `Id` names one. Times count from any fixed moment.
 pub(crate) struct OutlierDetector<Id> {
     options: OutlierDetection,
@@ -232,6 +248,10 @@ pub(crate) struct OutlierDetector<Id> {
     /// The counts of the interval before, so that a new one does not begin with nothing to compare
     /// with.
     previous: BTreeMap<Id, CallCounts>,
+    /// Servers that are not ejected although they have failed too often in a row: that counts once.
+    spared: BTreeSet<Id>,
+    /// Ejections that were due since they were last taken.
+    due: Vec<Ejection>,
 }
 
 /// A server that was ejected and may be again.
@@ -248,7 +268,8 @@ struct EjectedServer {
 impl<Id: Ord + Clone> OutlierDetector<Id> {
     /// A detector without ejected servers, whose first interval begins now. The options are valid.
     pub(crate) fn new(options: OutlierDetection, now: Duration) -> Self {
-        Self { options, interval_began: now, ejected: BTreeMap::new(), previous: BTreeMap::new() }
+        let (ejected, previous) = (BTreeMap::new(), BTreeMap::new());
+        Self { options, interval_began: now, ejected, previous, spared: BTreeSet::new(), due: Vec::new() }
     }
 
     /// Goes on with other options, which are valid: the servers that are ejected stay so, for the time that these give them. Without a
@@ -279,6 +300,7 @@ impl<Id: Ord + Clone> OutlierDetector<Id> {
     /// The servers that are ejected from now on, in order. `counts` has all servers of the channel.
     pub(crate) fn detect(&mut self, counts: &BTreeMap<Id, CallCounts>, now: Duration) -> Vec<Id> {
         self.ejected.retain(|id, _| counts.contains_key(id));
+        self.spared.retain(|id| counts.contains_key(id));
         for server in self.ejected.values_mut() {
             if server.until.is_some_and(|until| until <= now) {
                 (server.until, server.on_probation) = (None, true);
@@ -294,6 +316,11 @@ impl<Id: Ord + Clone> OutlierDetector<Id> {
             self.previous.clone_from(counts);
         }
         self.ejected.iter().filter(|(_, server)| server.until.is_some()).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Takes the ejections that were due since they were last taken.
+    pub(crate) fn take_due(&mut self) -> Vec<Ejection> {
+        std::mem::take(&mut self.due)
     }
 
     /// Whether the server has returned, and has not proven yet that it is well.
@@ -326,8 +353,10 @@ impl<Id: Ord + Clone> OutlierDetector<Id> {
         }
         let Some(limit) = self.options.consecutive_failures else { return };
         let limit = if self.is_on_probation(id) { 1 } else { limit };
-        if count.consecutive_failures >= limit && !self.may_be_chance(id, count, counts) {
-            self.eject(id, counts.len(), now);
+        if count.consecutive_failures < limit {
+            self.spared.remove(id);
+        } else if !self.may_be_chance(id, count, counts) {
+            self.eject(id, counts.len(), now, DetectionMethod::ConsecutiveFailures);
         }
     }
 
@@ -349,12 +378,13 @@ impl<Id: Ord + Clone> OutlierDetector<Id> {
             let mean = rates.iter().map(|(_, rate)| rate).sum::<f64>() / rates.len() as f64;
             let variance = rates.iter().map(|(_, rate)| (rate - mean).powi(2)).sum::<f64>() / rates.len() as f64;
             let least = mean - variance.sqrt() * deviations;
-            rates.iter().filter(|(_, rate)| *rate < least).for_each(|(id, _)| self.eject(id, counts.len(), now));
+            let outliers = rates.iter().filter(|(_, rate)| *rate < least);
+            outliers.for_each(|(id, _)| self.eject(id, counts.len(), now, DetectionMethod::SuccessRate));
         }
         if let Some((percent, min_calls)) = self.options.failure_percentage {
             let rates = self.success_rates(counts, min_calls);
             let failing = rates.iter().filter(|(_, rate)| (1.0 - rate) * 100.0 > f64::from(percent));
-            failing.for_each(|(id, _)| self.eject(id, counts.len(), now));
+            failing.for_each(|(id, _)| self.eject(id, counts.len(), now, DetectionMethod::FailurePercentage));
         }
     }
 
@@ -379,12 +409,21 @@ impl<Id: Ord + Clone> OutlierDetector<Id> {
 
     /// Ejects a server, unless too many are ejected or no other is left. `servers` is the number of
     /// all.
-    fn eject(&mut self, id: &Id, servers: usize, now: Duration) {
-        let ejected = self.ejected.values().filter(|server| server.until.is_some()).count();
-        let is_allowed = ejected == 0 || ejected * 100 < self.options.max_percent as usize * servers;
-        if self.is_ejected(id) || !is_allowed || ejected + 1 >= servers {
+    fn eject(&mut self, id: &Id, servers: usize, now: Duration, method: DetectionMethod) {
+        if self.is_ejected(id) {
             return;
         }
+        let ejected = self.ejected.values().filter(|server| server.until.is_some()).count();
+        let is_allowed = ejected == 0 || ejected * 100 < self.options.max_percent as usize * servers;
+        if !is_allowed || ejected + 1 >= servers {
+            // This method looks whenever anything has happened.
+            if method != DetectionMethod::ConsecutiveFailures || self.spared.insert(id.clone()) {
+                self.due.push(Ejection { method, is_enforced: false });
+            }
+            return;
+        }
+        self.spared.remove(id);
+        self.due.push(Ejection { method, is_enforced: true });
         let server = self.ejected.entry(id.clone()).or_default();
         server.ejections += 1;
         server.on_probation = false;

@@ -14,6 +14,32 @@ enum Step {
     Pass(u64),
 }
 
+#[test]
+fn each_ejection_that_is_due_is_told_once() {
+    use DetectionMethod::{ConsecutiveFailures, FailurePercentage};
+
+    let due = |method, is_enforced| Ejection { method, is_enforced };
+    let count = |successes, failures, consecutive_failures| CallCounts { successes, failures, consecutive_failures };
+    let options = OutlierDetection::default().consecutive_failures(Some(5)).max_ejection_percent(50);
+    let options = options.failure_percentage(Some(50), 10).min_servers(1);
+    let mut detector = OutlierDetector::new(options, Duration::ZERO);
+    let alone = BTreeMap::from([(1, count(0, 9, 9))]);
+    for _ in 0..3 {
+        detector.detect(&alone, Duration::from_millis(1));
+    }
+    assert_eq!(detector.take_due(), [due(ConsecutiveFailures, false)]);
+    detector.detect(&BTreeMap::from([(1, count(1, 9, 0))]), Duration::from_millis(2));
+    detector.detect(&alone, Duration::from_millis(3));
+    assert_eq!(detector.take_due(), [due(ConsecutiveFailures, false)], "a call has ended with OK between");
+    let both = BTreeMap::from([(1, count(0, 9, 9)), (2, count(100, 0, 0)), (3, count(40, 60, 0))]);
+    for _ in 0..3 {
+        detector.detect(&both, Duration::from_millis(4));
+    }
+    assert_eq!(detector.take_due(), [due(ConsecutiveFailures, true)]);
+    detector.detect(&both, Duration::from_secs(1_000));
+    assert!(detector.take_due().contains(&due(FailurePercentage, true)));
+}
+
 fn options() -> impl Strategy<Value = OutlierDetection> {
     let rates = (proptest::option::of(0_u32..=100), proptest::option::of(-3.0..3.0), 1_u64..20);
     (10_u64..20_000, 0_u64..40_000, 0_u64..400_000, 0_u32..=100, proptest::option::of(1_u32..8), rates, 1_usize..6)
