@@ -61,7 +61,7 @@ impl BalancedChannelBuilder {
     pub fn build(self, resolution: &Resolution) -> Result<BalancedChannel, Error> {
         let feed = ChannelUpdates::new(resolution.target(), resolution.service.clone());
         let config = self.takes_config_from_directory().then(|| resolution.config_updates()).transpose()?;
-        let builder = self.default_metrics(None); // the resolver's
+        let builder = self.default_metrics(resolution.metrics().cloned());
         builder.start(resolution.target().uri(), feed.directory.clone(), feed, config)
     }
 }
