@@ -3,12 +3,13 @@
 use metrics::Unit;
 use tonic_etcd::metrics::{Instrument, InstrumentKind, instruments};
 
-/// Returns the name under which [`MetricsRecorder`](crate::MetricsRecorder) records an instrument. It is the one that OpenTelemetry's
-/// exporter for Prometheus makes of it: `grpc.client.call.duration` is `grpc_client_call_duration_seconds`, and
-/// `grpc.client.attempt.started` is `grpc_client_attempt_started_total`.
+/// Returns the name under which [`MetricsRecorder`](crate::MetricsRecorder) records an instrument. It is the one that
+/// OpenTelemetry's exporter for Prometheus makes of it: `grpc.client.call.duration` is
+/// `grpc_client_call_duration_seconds`, and `grpc.client.attempt.started` is `grpc_client_attempt_started_total`.
 ///
-/// Dots become underscores, the units `s` and `By` become the suffixes `_seconds` and `_bytes`, counters end with `_total`, and a
-/// unit in braces gives no suffix. A histogram's series have `_bucket`, `_sum` and `_count` after that, which the exporter adds.
+/// Dots become underscores, the units `s` and `By` become the suffixes `_seconds` and `_bytes`, counters end with
+/// `_total`, and a unit in braces gives no suffix. A histogram's series have `_bucket`, `_sum` and `_count` after that,
+/// which the exporter adds.
 pub fn prometheus_name(instrument: &Instrument) -> String {
     let mut name = prometheus_label(instrument.name());
     if let Some(suffix) = suffix(instrument.unit()) {
@@ -21,8 +22,8 @@ pub fn prometheus_name(instrument: &Instrument) -> String {
     name
 }
 
-/// Returns the histograms by the names that they are recorded under, with the upper bounds of their buckets (gRFCs A66, A96): for
-/// `PrometheusBuilder::set_buckets_for_metric`, as the crate's documentation shows.
+/// Returns the histograms by the names that they are recorded under, with the upper bounds of their buckets (gRFCs A66,
+/// A96): for `PrometheusBuilder::set_buckets_for_metric`, as the crate's documentation shows.
 pub fn buckets() -> impl Iterator<Item = (String, &'static [f64])> {
     instruments()
         .filter(|instrument| instrument.kind() == InstrumentKind::Histogram)

@@ -10,10 +10,12 @@ use crate::names::{prometheus_label, prometheus_name, unit};
 
 static METADATA: Metadata<'static> = Metadata::new("tonic_etcd", Level::INFO, Some("tonic_etcd"));
 
-/// Records the metrics of tonic-etcd into the facade `metrics`, under the names of [`prometheus_name`](crate::prometheus_name).
+/// Records the metrics of tonic-etcd into the facade `metrics`, under the names of
+/// [`prometheus_name`](crate::prometheus_name).
 ///
-/// A series asks the facade for its handle once, when a channel, a resolver, a registrar or a server first needs it, and keeps it.
-/// So the exporter must be installed before, and must not forget series: see [the crate's documentation](crate).
+/// A series asks the facade for its handle once, when a channel, a resolver, a registrar or a server first needs it,
+/// and keeps it. So the exporter must be installed before, and must not forget series: see [the crate's
+/// documentation](crate).
 ///
 /// A clone records into the same exporter.
 #[derive(Clone)]
@@ -25,15 +27,16 @@ pub struct MetricsRecorder {
 impl MetricsRecorder {
     /// Records into the exporter that the program has installed, and describes all instruments to it.
     ///
-    /// Where no exporter is installed yet, the descriptions are lost, and so are all values of what is built before it is.
+    /// Where no exporter is installed yet, the descriptions are lost, and so are all values of what is built before it
+    /// is.
     #[allow(clippy::new_without_default)] // it has an effect, which nobody expects of a default
     pub fn new() -> Self {
         metrics::with_recorder(describe);
         Self { recorder: None }
     }
 
-    /// Records into an exporter that is not the program's installed one, and describes all instruments to it. To keep a handle of
-    /// the exporter, pass an [`Arc`] of it.
+    /// Records into an exporter that is not the program's installed one, and describes all instruments to it. To keep a
+    /// handle of the exporter, pass an [`Arc`] of it.
     pub fn with_recorder(recorder: impl metrics::Recorder + Send + Sync + 'static) -> Self {
         describe(&recorder);
         Self { recorder: Some(Arc::new(recorder)) }

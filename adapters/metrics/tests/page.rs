@@ -1,6 +1,9 @@
 //! What Prometheus reads.
 
+use std::time::Duration;
+
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+use metrics_util::MetricKindMask;
 use tonic_etcd::metrics::{InstrumentKind, Recorder, instruments};
 use tonic_etcd_metrics::{MetricsRecorder, buckets, prometheus_name};
 
@@ -60,4 +63,20 @@ fn histograms_have_grpcs_bounds() {
         let line = format!("\ntonic_etcd_registrar_renewal_duration_seconds_bucket{{le=\"{bound}\"}} {count}\n");
         assert!(page.contains(&line), "no {line} in {page}");
     }
+}
+
+/// The reason of the crate's warning.
+#[test]
+fn an_idle_timeout_loses_what_is_recorded_after_it() {
+    let exporter = builder().idle_timeout(MetricKindMask::ALL, Some(Duration::from_nanos(1))).build_recorder();
+    let page = exporter.handle();
+    let recorder = MetricsRecorder::with_recorder(exporter);
+    let started = instruments().find(|instrument| instrument.name() == "grpc.client.attempt.started").unwrap();
+    let bound = recorder.bind(started, &[]);
+    bound.record(1.0);
+    let is_there = || page.render().contains("grpc_client_attempt_started_total 1");
+    assert!(is_there());
+    while is_there() {} // the exporter's clock moves on
+    bound.record(1.0);
+    assert!(!page.render().contains("grpc_client_attempt_started_total "));
 }
