@@ -78,9 +78,13 @@ pub(crate) fn example(
     args: &[OsString],
 ) -> Result<ExitCode> {
     let mut command = workspace.cargo("run");
-    // What some examples need; to the others it makes no difference.
-    command.args(release.then_some("--release")).args(["--features", "tonic-health"]);
-    command.args(["--example", name, "--"]).args(args);
+    command.args(release.then_some("--release"));
+    if workspace.root().join("examples").join(name).join("Cargo.toml").is_file() {
+        command.args(["--package", name, "--"]).args(args); // a package of its own
+    } else {
+        // What some examples need; to the others it makes no difference.
+        command.args(["--features", "tonic-health", "--example", name, "--"]).args(args);
+    }
     run(&mut command, tools)
 }
 
