@@ -36,8 +36,13 @@ pub(crate) fn bench(
     for target in targets(name) {
         let mut command = workspace.cargo("bench");
         command.envs(volo.iter().map(|path| (VOLO_CLIENT, path)));
-        // The servers of `call` have the health service; to the others it makes no difference.
-        command.args(["--features", "tonic-health", "--bench", target, "--"]).args(json.then_some("--json")).args(args);
+        if target == "metrics" {
+            command.args(["--package", "tonic-etcd-metrics"]);
+        } else {
+            // The servers of `call` have the health service; to the others it makes no difference.
+            command.args(["--features", "tonic-health"]);
+        }
+        command.args(["--bench", target, "--"]).args(json.then_some("--json")).args(args);
         let code = if json {
             let output = on("running cargo bench", command.envs(tools.env()).stderr(Stdio::inherit()).output())?;
             rows.extend(read(target, &output.stdout)?);

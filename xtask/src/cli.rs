@@ -56,7 +56,7 @@ pub(crate) enum Command {
     /// Runs `cargo bench --bench NAME` with PROTOC and ETCD_BIN set. Only the result is on stdout; the exit code is
     /// the benchmark's: 0 when every bar holds.
     Bench {
-        /// A file of benches/, without .rs, or a folder of it
+        /// A file of benches/, without .rs, or a folder of it; or `metrics`, which is the adapter's
         name: String,
         #[command(flatten)]
         etcd: EtcdArgs,
@@ -104,6 +104,7 @@ pub(crate) enum Command {
     /// Run an example, with the tools that building it takes
     ///
     ///   cargo xtask example greeter_server -- --etcd http://127.0.0.1:2379
+    ///   cargo xtask example observability -- --etcd http://127.0.0.1:2379
     #[command(verbatim_doc_comment)]
     Example {
         /// A file of examples/, without .rs, or a folder of it
@@ -117,10 +118,10 @@ pub(crate) enum Command {
         #[arg(last = true)]
         args: Vec<OsString>,
     },
-    /// Pack the crate, and use the package as README says: a project of one's own beside it, built and run
+    /// Pack the crate and its adapter for metrics, and use the packages as README says: a project of one's own, built and run
     ///
     /// Unpacks what `cargo package` makes, writes the files that README.md shows, builds them against it, and runs the
-    /// server and the client with a real etcd. Everything lies in target/package.
+    /// server and the client with a real etcd. Compiles a project with the adapter. Everything lies in target/package.
     Package {
         #[command(flatten)]
         etcd: EtcdArgs,

@@ -1,4 +1,5 @@
-//! Which other crates' types stand in the public API: the allow-list is in Cargo.toml, `package.metadata.cargo_check_external_types`.
+//! Which other crates' types stand in the public APIs: the allow-lists are in each Cargo.toml,
+//! `package.metadata.cargo_check_external_types`.
 
 use std::process::{Command, ExitCode};
 
@@ -29,12 +30,18 @@ pub(crate) fn run(workspace: &Workspace, tools: &Tools) -> Result<ExitCode> {
         return Err(Error::new(format!("{text}: use Rust 1.95, or set {SKIP}")));
     }
     let program = install::cargo_program(workspace, tools, "cargo-check-external-types", VERSION)?;
-    let mut command = Command::new(program);
-    command.arg("check-external-types").arg("--manifest-path").arg(workspace.root().join("Cargo.toml"));
-    command.args(["--features", cargo::FEATURES]);
-    // rustdoc's JSON is unstable: this lets the stable compiler write it.
-    command.env("RUSTC_BOOTSTRAP", "1");
-    cargo::run(&mut command, tools)
+    for (manifest, features) in [("Cargo.toml", Some(cargo::FEATURES)), ("adapters/metrics/Cargo.toml", None)] {
+        let mut command = Command::new(&program);
+        command.arg("check-external-types").arg("--manifest-path").arg(workspace.root().join(manifest));
+        command.args(features.iter().flat_map(|features| ["--features", features]));
+        // rustdoc's JSON is unstable: this lets the stable compiler write it.
+        command.env("RUSTC_BOOTSTRAP", "1");
+        let code = cargo::run(&mut command, tools)?;
+        if code != ExitCode::SUCCESS {
+            return Ok(code);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Builds the documentation as JSON, and reads its format.

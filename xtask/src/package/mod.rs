@@ -1,5 +1,7 @@
-//! The published package as its users get it: packed, unpacked, and used by the project that README describes.
+//! The published packages as their users get them: packed, unpacked, and used by the project that README describes, and
+//! by one with metrics.
 
+mod adapter;
 mod project;
 mod readme;
 
@@ -11,7 +13,8 @@ use crate::error::{Error, Result, on};
 use crate::tools::Tools;
 use crate::workspace::Workspace;
 
-/// Packs the crate, unpacks it, writes README's project beside it, builds that, and runs its server and its client.
+/// Packs the crate and its adapter for metrics, unpacks them, writes README's project beside them, builds that, and
+/// runs its server and its client. Compiles a project with the adapter too.
 pub(crate) fn run(workspace: &Workspace, tools: &Tools) -> Result<ExitCode> {
     let place = workspace.target().join("package/check");
     if place.is_dir() {
@@ -19,14 +22,17 @@ pub(crate) fn run(workspace: &Workspace, tools: &Tools) -> Result<ExitCode> {
     }
     on(format!("making {}", place.display()), std::fs::create_dir_all(&place))?;
 
-    println!("packing tonic-etcd");
+    println!("packing tonic-etcd and {}", adapter::NAME);
     let mut command = workspace.cargo("package");
-    // What would be verified is built below, by a project that uses it.
-    command.args(["--package", "tonic-etcd", "--locked", "--allow-dirty", "--no-verify", "--quiet"]);
+    // What would be verified is built below, by a project that uses it. Both at once: the adapter's lock file names the
+    // crate, which no registry may have in that version.
+    command.args(["--package", "tonic-etcd", "--package", adapter::NAME]);
+    command.args(["--locked", "--allow-dirty", "--no-verify", "--quiet"]);
     if cargo::run(&mut command, tools)? != ExitCode::SUCCESS {
         return Err(Error::new("cargo package failed: see what it says above"));
     }
-    let package = unpack(workspace, &place)?;
+    let package = unpack(workspace, "tonic-etcd", &place)?;
+    let adapter = unpack(workspace, adapter::NAME, &place)?;
 
     println!("building the project of README.md against {}", workspace.show(&package));
     let project = project::write(workspace, &place.join("greeter"), &package)?;
@@ -34,12 +40,14 @@ pub(crate) fn run(workspace: &Workspace, tools: &Tools) -> Result<ExitCode> {
     println!("running its server and its client");
     project::Project::run(workspace, tools)?;
     println!("package: the project of README.md builds and runs with {}", workspace.show(&package));
+    adapter::check(workspace, tools, &place.join("metrics"), &package, &adapter)?;
+    println!("package: a project with metrics compiles with {}", workspace.show(&adapter));
     Ok(ExitCode::SUCCESS)
 }
 
 /// Gives the folder of the unpacked package.
-fn unpack(workspace: &Workspace, place: &Path) -> Result<PathBuf> {
-    let name = format!("tonic-etcd-{}", workspace.version("tonic-etcd")?);
+fn unpack(workspace: &Workspace, package: &str, place: &Path) -> Result<PathBuf> {
+    let name = format!("{package}-{}", workspace.version(package)?);
     let archive = workspace.target().join("package").join(format!("{name}.crate"));
     let mut command = std::process::Command::new("tar");
     // With the present time: an archive has the same time for every file, so that cargo would see no change.
