@@ -79,9 +79,10 @@ pub(crate) fn example(
 ) -> Result<ExitCode> {
     let mut command = workspace.cargo("run");
     command.args(release.then_some("--release"));
-    if workspace.root().join("examples").join(name).join("Cargo.toml").is_file() {
+    let manifest = workspace.root().join("examples").join(name).join("Cargo.toml");
+    if manifest.is_file() {
         // A package of its own, for dependencies that the crate's tests need not build.
-        command.arg("--package").arg(format!("{name}-example"));
+        command.arg("--manifest-path").arg(manifest);
     } else {
         // What some examples need; to the others it makes no difference.
         command.args(["--features", "tonic-health", "--example", name]);

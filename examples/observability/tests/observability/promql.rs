@@ -1,4 +1,4 @@
-//! Which metrics and labels a PromQL expression asks for. It reads no more of the language than that takes.
+//! Which metrics and labels a `PromQL` expression asks for. It reads no more of the language than that takes.
 
 /// A metric with the labels in its braces.
 #[derive(Debug, PartialEq)]
