@@ -17,8 +17,8 @@ use crate::{PATIENCE, heap, job, servers};
 
 pub(crate) const NAME: &str = "memory";
 const COUNTS: [usize; 4] = [3, 30, 300, 1_000];
-/// With so many both sides are compared.
-const COMPARED: usize = 30;
+/// With the second of these counts both sides are compared.
+const COMPARED: usize = 1;
 
 /// What a process is told.
 #[derive(Serialize, Deserialize)]
@@ -39,9 +39,9 @@ pub(crate) fn rows(found: &mut Findings) {
     let process = spawn(&Job::Serve(COUNTS[COUNTS.len() - 1]));
     let addresses = servers::addresses(&process);
     let ours = COUNTS.map(|count| (count as f64, held(Side::Ours, &addresses[..count])));
-    let balanced = held(Side::Balanced, &addresses[..COMPARED]);
-    let at_compared = ours.iter().find(|(count, _)| *count == COMPARED as f64).map_or(f64::NAN, |(_, bytes)| *bytes);
-    let name = |what: &str| format!("memory held for a connected server of {COMPARED}, {what}");
+    let balanced = held(Side::Balanced, &addresses[..COUNTS[COMPARED]]);
+    let (_, at_compared) = ours[COMPARED];
+    let name = |what: &str| format!("memory held for a connected server of {}, {what}", COUNTS[COMPARED]);
     found.add(name("BalancedChannel"), at_compared / 1e3, "KB", None);
     found.add(name("tonic balance_list"), balanced / 1e3, "KB", None);
     found.add(name("beside balance_list"), at_compared / balanced, "×", Bar::AtMost(0.8));
