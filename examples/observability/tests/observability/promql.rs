@@ -73,7 +73,7 @@ fn matcher(text: &str) -> Matcher {
 #[test]
 fn metrics_labels_and_groupings() {
     let query = parse(
-        r#"histogram_quantile(0.9, sum by (le, job) (rate(grpc_a_bucket{x="1", y=~"$z"}[5m]))) unless on (service) tonic_etcd_b or {z=~"tonic_etcd_.+"}"#,
+        r#"f(0.9, sum by (le, job) (rate(grpc_a_bucket{x="1", y=~"$z"}[5m]))) unless on (service) tonic_etcd_b or {z="grpc_c"}"#,
     );
     let matcher = |label: &str, operator: &str, value: &str| Matcher {
         label: label.to_owned(),
