@@ -4,7 +4,7 @@ use std::env;
 use std::future::Future;
 use std::process::Command;
 
-use test_support::{Process, Result};
+use test_support::{Counts, Process, Result};
 
 /// The first argument of such a process.
 pub(crate) const WORD: &str = "job";
