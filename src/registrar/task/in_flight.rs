@@ -133,7 +133,7 @@ mod tests {
         let polls = polls.clone();
         Box::pin(poll_fn(move |cx| {
             polls.fetch_add(1, Ordering::Relaxed);
-            Pin::new(&mut answer).poll(cx).map(|answer| answer.unwrap_or_default())
+            Pin::new(&mut answer).poll(cx).map(Result::unwrap_or_default)
         }))
     }
 
