@@ -140,7 +140,7 @@ impl Machine {
         let has_lease = !self.leases.is_empty();
         let Some(registration) = self.registrations.get_mut(id) else { return };
         registration.leaving = true;
-        registration.blocked_until = Duration::ZERO;
+        registration.try_now();
         // A key that was never put under a live lease is not in etcd, and one that another instance holds is not ours.
         registration.keys.retain(|key| has_lease && key.may_ever_exist());
         // One attempt to remove it starts at once, whatever failed before.
@@ -250,8 +250,7 @@ impl Machine {
         self.repaired.extend(was_repaired.then_some(*id));
         self.backoff.reset();
         if let Some(registration) = self.registrations.get_mut(*id) {
-            registration.was_complete |= registration.is_complete();
-            registration.backoff.reset();
+            registration.put_applied();
         }
         if let Some((revision, found)) = deferred {
             self.observed(now, &record.key, revision, false, found);
@@ -329,7 +328,7 @@ impl Machine {
         }
         // If the read came before a delete, the delete is sent without it: at once the first time.
         let is_urgent = is_read && !registration.is_desired();
-        registration.blocked_until = now + registration.backoff.fail(now, !is_urgent);
+        registration.refused(now, is_urgent);
         if matches!(action, Action::Put { .. }) && self.leases.retired().next().is_some() {
             self.refuse_move(now);
         }

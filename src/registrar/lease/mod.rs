@@ -75,6 +75,8 @@
 //! # Invariants
 //!
 //! - One request for a key is in flight at a time, and 24 of each kind in all.
+//! - Who is refused again and again is tried again after everybody else: many keys that the role may not write hold up none that
+//!   it may.
 //! - Each key has one owner: a registration that stays, or one that leaves, or an orphan.
 //! - A key is put only under the current lease, once its time to live is known, and deleted only
 //!   while it carries a lease of ours. (Without the right to read, nothing can be compared.)

@@ -8,7 +8,7 @@ use crate::registrar::lease::pending::PendingRequests;
 use crate::registrar::lease::registrations::{Priority, TrackedRegistration};
 use crate::registrar::lease::vocabulary::Id;
 
-/// What is due, by priority and then by registration.
+/// What is due, by turn, then by priority, and then by registration.
 ///
 /// Invariant: a registration is filed as [`DueWork::file`] finds it now, unless it was touched since, a request for one
 /// of its keys has begun or ended since, or the leases have changed ([`DueWork::follow`]).
@@ -16,7 +16,7 @@ use crate::registrar::lease::vocabulary::Id;
 pub(in crate::registrar::lease) struct DueWork {
     /// The registrations that may send a request at once: one that removes no key, and one that does. The two kinds have
     /// limits of their own, so a registration may be in both.
-    ready: [BTreeSet<(Priority, Id)>; 2],
+    ready: [BTreeSet<(Duration, Priority, Id)>; 2],
     /// The registrations that have to wait, and until when.
     blocked: BTreeSet<(Duration, Id)>,
     /// Where each registration is filed. Those with nothing to send are not.
@@ -30,8 +30,8 @@ pub(in crate::registrar::lease) struct DueWork {
 /// The place of a registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Filed {
-    /// With the priority of its request of either kind.
-    Ready([Option<Priority>; 2]),
+    /// At its turn, with the priority of its request of either kind.
+    Ready(Duration, [Option<Priority>; 2]),
     Blocked(Duration),
 }
 
@@ -49,7 +49,8 @@ impl Filed {
             return None;
         }
         let is_blocked = now < registration.blocked_until;
-        Some(if is_blocked { Self::Blocked(registration.blocked_until) } else { Self::Ready(ready) })
+        let turn = registration.turn;
+        Some(if is_blocked { Self::Blocked(registration.blocked_until) } else { Self::Ready(turn, ready) })
     }
 }
 
@@ -69,18 +70,18 @@ impl DueWork {
             return;
         }
         match old {
-            Some(Filed::Ready(ready)) => {
+            Some(Filed::Ready(turn, ready)) => {
                 for (set, priority) in self.ready.iter_mut().zip(ready) {
-                    priority.map(|priority| set.remove(&(priority, id)));
+                    priority.map(|priority| set.remove(&(turn, priority, id)));
                 }
             }
             Some(Filed::Blocked(until)) => drop(self.blocked.remove(&(until, id))),
             None => {}
         }
         match new {
-            Some(Filed::Ready(ready)) => {
+            Some(Filed::Ready(turn, ready)) => {
                 for (set, priority) in self.ready.iter_mut().zip(ready) {
-                    set.extend(priority.map(|priority| (priority, id)));
+                    set.extend(priority.map(|priority| (turn, priority, id)));
                 }
             }
             Some(Filed::Blocked(until)) => drop(self.blocked.insert((until, id))),
@@ -116,7 +117,8 @@ impl DueWork {
     /// The most urgent request that may be sent, among the kinds that have capacity.
     pub(in crate::registrar::lease) fn first(&self, pending: &PendingRequests) -> Option<(Priority, Id)> {
         let kinds = [false, true].into_iter().zip(&self.ready).filter(|(removes, _)| pending.has_capacity(*removes));
-        kinds.filter_map(|(_, set)| set.first().copied()).min()
+        let first = kinds.filter_map(|(_, set)| set.first().copied()).min();
+        first.map(|(_, priority, id)| (priority, id))
     }
 
     /// Whether the registration is filed as it would be now.

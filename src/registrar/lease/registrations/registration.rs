@@ -39,6 +39,9 @@ pub(in crate::registrar::lease) struct TrackedRegistration {
     pub(in crate::registrar::lease) backoff: Backoff,
     /// No request for it starts before this time.
     pub(in crate::registrar::lease) blocked_until: Duration,
+    /// Its turn among those with a request to send, before their priorities: zero, or the end of its last pause while it is
+    /// refused again and again. So who keeps failing never stands before who is well.
+    pub(in crate::registrar::lease) turn: Duration,
     /// Repairs that may happen now, as time ([`REPAIR`] each), and when that was computed.
     repair_budget: Duration,
     budget_at: Duration,
@@ -80,6 +83,7 @@ impl TrackedRegistration {
             loss: Loss::Lease,
             backoff: Backoff::new(seed),
             blocked_until: Duration::ZERO,
+            turn: Duration::ZERO,
             repair_budget: REPAIR * REPAIR_BURST,
             budget_at: Duration::ZERO,
         }
@@ -197,7 +201,27 @@ impl TrackedRegistration {
             }
         }
         self.keys.retain(|key| !key.obsolete || key.may_ever_exist());
-        self.blocked_until = Duration::ZERO;
+        self.try_now();
+    }
+
+    /// Its user wants something else: one attempt starts at once, whatever failed before.
+    pub(in crate::registrar::lease) fn try_now(&mut self) {
+        (self.blocked_until, self.turn) = (Duration::ZERO, Duration::ZERO);
+    }
+
+    /// A request of it was refused in a way that needs an operator. The next one waits, and then until nobody else has one; with
+    /// `is_urgent` it does neither the first time.
+    pub(in crate::registrar::lease) fn refused(&mut self, now: Duration, is_urgent: bool) {
+        let wait = self.backoff.fail(now, !is_urgent);
+        self.blocked_until = now + wait;
+        self.turn = if wait.is_zero() { Duration::ZERO } else { self.blocked_until };
+    }
+
+    /// A put of it was applied: nothing is refused any more.
+    pub(in crate::registrar::lease) fn put_applied(&mut self) {
+        self.was_complete |= self.is_complete();
+        self.backoff.reset();
+        self.turn = Duration::ZERO;
     }
 
     /// A key was changed by somebody else and is put again: at once while the budget lasts, later

@@ -101,3 +101,55 @@ fn what_happens_to_one_touches_no_other() {
     world.tell(Input::RenewalFailed { lease, failure: FailureKind::Transient });
     assert!(world.machine.take_changed(world.now).len() >= 199);
 }
+
+/// Works for some rounds, in which each response takes a second and these keys may not be written. Returns what was begun in each.
+fn rounds(world: &mut World, count: usize, is_refused: impl Fn(u8) -> bool) -> Vec<Vec<Action>> {
+    let round = |_| {
+        let begun: Vec<_> = std::iter::from_fn(|| world.begin()).collect();
+        world.now += Duration::from_secs(1);
+        for action in &begun {
+            let key = action.record().map_or(0, |record| record.key[0]);
+            let input = if is_refused(key) {
+                Input::Failed(FailureKind::Permanent)
+            } else {
+                world.etcd.serve(world.now, action)
+            };
+            world.machine.on(world.now, action, input);
+        }
+        begun
+    };
+    (0..count).map(round).collect()
+}
+
+/// Who keeps failing never stands before who is well: among many keys that the role may not write, one that it may is put at
+/// once, and read at once where a comparison fails.
+#[test]
+fn many_that_are_refused_hold_up_none_that_is_not() {
+    let mut world = World::new(3);
+    for key in 100..250 {
+        world.suffer(&Fate::Want(key, 1, Conflict::TakeOver));
+    }
+    world.work(None);
+    let is_refused = |key| key >= 100;
+    let begun = rounds(&mut world, 20, is_refused);
+    assert!(begun[10..].iter().all(|begun| begun.len() == 24), "as many as may be are tried at a time");
+
+    world.suffer(&Fate::Want(1, 1, Conflict::TakeOver));
+    let (id, begun) = (world.wanted[&1].id, rounds(&mut world, 2, is_refused));
+    assert!(matches!(begun[0][0], Action::Put { id: first, .. } if first == id), "{:?}", begun[0]);
+    assert_eq!(world.machine.status(world.now, id), RegistrationStatus::Registered);
+
+    // A put whose comparison fails is followed by a read, which is less urgent than a put.
+    world.etcd.put(&[2], &[7], 0);
+    world.etcd.events.clear();
+    world.suffer(&Fate::Want(2, 1, Conflict::TakeOver));
+    let (id, begun) = (world.wanted[&2].id, rounds(&mut world, 3, is_refused));
+    let of_it = |action: &Action| action.record().is_some_and(|record| record.key == [2]);
+    assert!(begun.iter().all(|begun| of_it(&begun[0])), "a put, a read and a put, one after the other: {begun:?}");
+    assert_eq!(world.machine.status(world.now, id), RegistrationStatus::Registered);
+
+    // What is refused is tried again all the same, each of them.
+    let tried: std::collections::BTreeSet<_> =
+        rounds(&mut world, 20, is_refused).iter().flatten().filter_map(|put| Some(put.record()?.key[0])).collect();
+    assert_eq!(tried.len(), 150);
+}
