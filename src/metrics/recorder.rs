@@ -14,7 +14,7 @@ use crate::metrics::Instrument;
 ///
 /// use tonic_etcd::metrics::{BoundInstrument, Instrument, InstrumentKind, Metrics, Recorder};
 ///
-/// /// Connected, and set to be non-blocking: what cannot be sent at once is lost.
+/// /// Connected, and set to be non-blocking: what cannot be sent at once is lost. Of a sum, that shows for good.
 /// struct StatsD(Arc<UdpSocket>);
 ///
 /// struct Series {

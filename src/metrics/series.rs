@@ -1,5 +1,6 @@
 //! What the crate records into: a number of its own, which `stats()` reads, and the recorder's series if there is one.
 
+use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -191,7 +192,7 @@ impl Histogram {
 }
 
 /// The values that a histogram has taken.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Distribution {
     bounds: &'static [f64],
     buckets: Vec<u64>,
@@ -221,5 +222,30 @@ impl Distribution {
         self.buckets.iter().enumerate().map(move |(i, count)| {
             (if i == last { f64::INFINITY } else { self.bounds[i] }, *count) // a bucket more than bounds
         })
+    }
+}
+
+impl fmt::Debug for Distribution {
+    /// Empty buckets are left out: there are forty, and most are.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let filled: Vec<_> = self.buckets().filter(|(_, count)| *count > 0).collect();
+        f.debug_struct("Distribution")
+            .field("count", &self.count())
+            .field("sum", &self.sum)
+            .field("buckets", &filled)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::grpc::CALL_RETRIES;
+
+    #[test]
+    fn a_distribution_prints_the_buckets_that_hold_something() {
+        let distribution =
+            Distribution { buckets: vec![0, 2, 0, 0, 0, 1], sum: 11.0, ..Distribution::empty(&CALL_RETRIES) };
+        assert_eq!(format!("{distribution:?}"), "Distribution { count: 3, sum: 11.0, buckets: [(2.0, 2), (inf, 1)] }");
     }
 }

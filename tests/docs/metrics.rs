@@ -23,7 +23,8 @@ fn the_tables_of_instruments_are_true() {
     let text = read("src/metrics/mod.rs");
     let rows = text.lines().filter_map(|line| line.strip_prefix("//! ")).filter(|line| line.starts_with("| `"));
     // Other tables, of states and alerts, have no kind.
-    let documented: Vec<_> = rows.filter(|row| row.split(" | ").nth(1).is_some_and(|kind| KINDS.contains(&kind))).collect();
+    let documented: Vec<_> =
+        rows.filter(|row| row.split(" | ").nth(1).is_some_and(|kind| KINDS.contains(&kind))).collect();
     let expected: Vec<_> = instruments().map(row).collect();
     for row in &expected {
         assert!(documented.contains(&&**row), "no row in src/metrics/mod.rs:\n{row}");
