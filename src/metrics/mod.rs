@@ -3,7 +3,18 @@
 //! A [`Recorder`] takes the values. This crate has none of its own, and depends on no telemetry crate: the crate
 //! `tonic-etcd-metrics` records into the facade [`metrics`](https://docs.rs/metrics), and `examples/observability` shows one for
 //! OpenTelemetry. The builders of channels, resolvers, registrars and servers take a recorder, or [`Metrics`], which says which
-//! optional ones are recorded too.
+//! optional ones are recorded too:
+//!
+//! ```
+//! use tonic_etcd::metrics::Metrics;
+//! use tonic_etcd::{BalancedChannel, Error, Registrar, Resolver};
+//!
+//! fn build(etcd: Vec<String>, metrics: Metrics) -> Result<(BalancedChannel, Registrar), Error> {
+//!     let resolver = Resolver::builder(etcd.clone()).metrics(metrics.clone()).connect_lazy()?; // with its channels
+//!     let registrar = Registrar::builder(etcd).metrics(metrics).connect_lazy()?; // with its servers (`Serve`)
+//!     Ok((resolver.channel("greeter")?, registrar))
+//! }
+//! ```
 //!
 //! Without a recorder the same numbers can be pulled: `stats()` of a channel, a resolution and a registrar.
 //!
@@ -91,11 +102,17 @@
 //!
 //! # What to alert on
 //!
+//! `examples/observability` has rules for Prometheus (`prometheus/alerts.yml`) for most of these, with thresholds to begin with.
+//!
 //! | alert | what it means | what to do |
 //! |---|---|---|
+//! | the share of `grpc.client.call.duration` with `UNAVAILABLE`, `DEADLINE_EXCEEDED`, `INTERNAL` and the like | Calls fail, and retries did not save them. | Look at the servers by state, and at [`CallError`](crate::CallError), the source of a status: it says whether the server sent it. |
+//! | the sum of `channel.servers` in `ready`, `held` and `ejected` is 0, while attempts begin or `channel.waiting` is above 0 | No server can take a call. Callers that all wait begin no more attempts. | Look at `resolver.instances` (is any registered?) and the other states (can none be reached, is none healthy?). |
+//! | `channel.servers` in `transient_failure` above 0 for longer than the time to live of the servers' leases | Servers are registered, and connections to them fail. | Check the addresses that they advertise, firewalls, and processes that hang; [`ServerStatus::last_error`](crate::ServerStatus::last_error) says why. |
+//! | `channel.waiting` above 0 all the time | No server is connected, or all are at their limits of calls. | Look at the servers by state; add servers, or [connections to each](crate::BalancedChannelBuilder::connections_per_server). |
 //! | `resolver.staleness` above 60 | This process does not see etcd, and calls the servers that it knows. Those that have come since get no calls from it. | Check etcd, the network, and the user's role; [`Resolution::last_error`](crate::Resolution::last_error) and the log say why. |
 //! | the sum of `resolver.instances` without `draining` below what the service needs, while `resolver.connected` is 1 | Too few servers are registered. | Look at the servers. |
-//! | `resolver.held` above 0 for more than some minutes in a row | etcd loses most instances again and again. | See [`MassLoss`](crate::MassLoss): look whether etcd was wiped or restored. |
+//! | `resolver.held` above 0 at any time in the last minutes | etcd has lost most instances in a doubtful way. They are held for 60 s by default. | See [`MassLoss`](crate::MassLoss): look whether etcd was wiped or restored, and whether the servers register again. |
 //! | `resolver.unreadable` above 0 | Servers are registered that get no calls from this crate. | The log names the keys. |
 //! | `registrar.registered` in `lost`, `held_by_other` or `registering` above 0 for more than the time to live of the lease | A server runs that no client finds. | See [`RegistrationState::why`](crate::RegistrationState::why) and the log. |
 //! | `registrar.leases_lost` grows | Renewals do not reach etcd in time, or someone revokes leases: for a time the servers were not found. | Check etcd's load, and `registrar.renewal.duration`: it should stay far below a sixth of the time to live. |

@@ -6,7 +6,51 @@ use std::sync::Arc;
 use crate::metrics::Instrument;
 
 /// Takes the metrics of channels, resolvers, registrars and servers. Adapters implement it: `tonic-etcd-metrics` for the facade
-/// `metrics`, `examples/observability` for OpenTelemetry.
+/// `metrics`, `examples/observability` for OpenTelemetry. One for StatsD (with Datadog's tags) over UDP:
+///
+/// ```
+/// use std::net::UdpSocket;
+/// use std::sync::Arc;
+///
+/// use tonic_etcd::metrics::{BoundInstrument, Instrument, InstrumentKind, Metrics, Recorder};
+///
+/// /// Connected, and set to be non-blocking: what cannot be sent at once is lost. Of a sum, that shows for good.
+/// struct StatsD(Arc<UdpSocket>);
+///
+/// struct Series {
+///     socket: Arc<UdpSocket>,
+///     name: &'static str,
+///     kind: InstrumentKind,
+///     tags: String,
+/// }
+///
+/// impl Recorder for StatsD {
+///     fn bind(&self, instrument: &'static Instrument, labels: &[(&'static str, &str)]) -> Box<dyn BoundInstrument> {
+///         let tags: Vec<String> = labels.iter().map(|(name, value)| format!("{name}:{value}")).collect();
+///         let (socket, name, kind) = (self.0.clone(), instrument.name(), instrument.kind());
+///         Box::new(Series { socket, name, kind, tags: tags.join(",") })
+///     }
+/// }
+///
+/// impl BoundInstrument for Series {
+///     fn record(&self, value: f64) {
+///         let (name, tags) = (self.name, &self.tags);
+///         let line = match self.kind {
+///             InstrumentKind::Counter => format!("{name}:{value}|c|#{tags}"),
+///             InstrumentKind::UpDownCounter => format!("{name}:{value:+}|g|#{tags}"), // with a sign it is added
+///             InstrumentKind::Gauge => format!("{name}:{value}|g|#{tags}"),
+///             _ => format!("{name}:{value}|h|#{tags}"), // `Histogram`
+///         };
+///         let _ = self.socket.send(line.as_bytes());
+///     }
+/// }
+///
+/// # let socket = UdpSocket::bind("127.0.0.1:0")?;
+/// # socket.connect("127.0.0.1:9")?;
+/// # socket.set_nonblocking(true)?;
+/// let metrics = Metrics::new(StatsD(Arc::new(socket))).experimental();
+/// # Ok::<(), std::io::Error>(())
+/// ```
 ///
 /// # Panics
 /// A panic in a recorder is caught, and that one recording is lost. A panic in [`bind`](Recorder::bind) leaves that one series

@@ -1,5 +1,6 @@
 //! What the crate records into: a number of its own, which `stats()` reads, and the recorder's series if there is one.
 
+use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -191,7 +192,7 @@ impl Histogram {
 }
 
 /// The values that a histogram has taken.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Distribution {
     bounds: &'static [f64],
     buckets: Vec<u64>,
@@ -221,5 +222,25 @@ impl Distribution {
         self.buckets.iter().enumerate().map(move |(i, count)| {
             (if i == last { f64::INFINITY } else { self.bounds[i] }, *count) // a bucket more than bounds
         })
+    }
+}
+
+impl fmt::Debug for Distribution {
+    /// Empty buckets are left out: there are forty, and most are.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let filled: Vec<_> = self.buckets().filter(|(_, count)| *count > 0).collect();
+        write!(f, "Distribution {{ count: {}, sum: {:?}, buckets: {filled:?} }}", self.count(), self.sum)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_distribution_prints_the_buckets_that_hold_something() {
+        let (bounds, buckets) = (crate::metrics::bounds::RETRIES, vec![0, 2, 0, 0, 0, 1]);
+        let distribution = Distribution { bounds, buckets, sum: 11.0 };
+        assert_eq!(format!("{distribution:?}"), "Distribution { count: 3, sum: 11.0, buckets: [(2.0, 2), (inf, 1)] }");
     }
 }
