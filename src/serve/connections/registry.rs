@@ -194,17 +194,16 @@ impl OpenConnections {
     /// Never ends.
     pub(crate) async fn close_idle(&self) -> Infallible {
         loop {
-            let (now, mut closed) = (Instant::now(), 0_usize);
-            if let Some(handles) = &mut *self.registry.lock() {
-                handles.all.retain_mut(|handle| {
-                    let is_over = !handle.socket.is_closed() && handle.is_over(now);
-                    closed += usize::from(is_over);
-                    !is_over
-                });
+            let now = Instant::now();
+            let is_over = |handle: &mut Handle| !handle.socket.is_closed() && handle.is_over(now);
+            let closed = match &mut *self.registry.lock() {
+                Some(handles) => handles.all.extract_if(.., is_over).collect(),
+                None => Vec::new(),
+            };
+            if !closed.is_empty() {
+                tracing::info!(connections = closed.len(), "idle connections closed");
             }
-            if closed > 0 {
-                tracing::info!(connections = closed, "idle connections closed");
-            }
+            drop(closed); // after the lock: it wakes tasks, whose wakers may be anybody's
             sleep(INTERVAL).await;
         }
     }
