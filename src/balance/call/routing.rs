@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use http::{HeaderMap, Request, Response};
 use tonic::{Code, Status};
@@ -63,17 +64,19 @@ pub(in crate::balance) fn routed_call(
 }
 
 /// A call whose route is a mistake: it ends at once.
-pub(in crate::balance) async fn misrouted(
-    channel: Arc<ChannelHandle>,
-    misrouted: Misrouted,
+pub(in crate::balance) fn misrouted(
+    channel: &ChannelHandle,
+    misrouted: &Misrouted,
     request: Request<tonic::body::Body>,
-) -> Result<Response<ResponseBody>, Status> {
+) -> impl Future<Output = Result<Response<ResponseBody>, Status>> + Send + use<> {
     let mut state = CallState::new(channel.shared.clone(), request);
-    state.begin();
     let text = misrouted.to_string();
-    let status = status::without_server(Code::Internal, text.clone(), &text);
-    state.record.end_now(status.code());
-    Err(status)
+    std::future::poll_fn(move |_| {
+        state.begin();
+        let status = status::without_server(Code::Internal, text.clone(), &text);
+        state.record.end_now(status.code());
+        Poll::Ready(Err(status))
+    })
 }
 
 impl CallState {

@@ -71,9 +71,10 @@ impl ServerMetrics {
                 DetectionMethod::FailurePercentage => "failure_percentage",
             };
             let labels = [(grpc::DETECTION_METHOD, name), (grpc::UNENFORCED_REASON, "max_ejection_overflow")];
-            let (counters, instrument) = match is_enforced {
-                true => (&self.ejections, &grpc::EJECTIONS_ENFORCED),
-                false => (&self.unenforced, &grpc::EJECTIONS_UNENFORCED),
+            let (counters, instrument) = if is_enforced {
+                (&self.ejections, &grpc::EJECTIONS_ENFORCED)
+            } else {
+                (&self.unenforced, &grpc::EJECTIONS_UNENFORCED)
             };
             get_or_make(&counters[index], || Counter::new(self.context.bind(instrument, &labels))).add(1);
         }

@@ -31,9 +31,9 @@ mod log;
 mod ports;
 mod process;
 mod proxy;
-#[cfg(feature = "recorder")]
-mod recorder;
 mod report;
+#[cfg(feature = "metrics")]
+mod series_recorder;
 
 pub use clock::cpu_time;
 pub use cluster::Cluster;
@@ -47,7 +47,7 @@ pub use limits::raise_fd_limit;
 pub use log::Log;
 pub use process::{Process, example_bin};
 pub use proxy::Proxy;
-#[cfg(feature = "recorder")]
-pub use recorder::{SeriesRecorder, Values};
 pub use report::{Bar, Report, Row};
 pub use rustix::process::Signal;
+#[cfg(feature = "metrics")]
+pub use series_recorder::{SeriesRecorder, Values};

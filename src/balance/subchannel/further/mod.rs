@@ -111,9 +111,7 @@ impl Supervisor {
             };
             match event {
                 Event::Closing(index, reason) => {
-                    let ended = held.remove(index);
-                    let (began, is_further) = (ended.began, ended.is_further);
-                    ended.open.ended(reason.disconnect);
+                    let (began, is_further) = held.remove(index).end(reason.disconnect);
                     if held.len() == 0 {
                         subchannel.growth.set(false, false);
                         return reason;
