@@ -284,7 +284,7 @@ impl Service<Request<tonic::body::Body>> for BalancedChannel {
         let call: BoxedCall = match wanted {
             Ok(None) => Box::pin(call::call(self.0.clone(), request)),
             Ok(Some(wanted)) => Box::pin(call::routing::routed_call(self.0.clone(), &wanted, request)),
-            Err(misrouted) => Box::pin(std::future::ready(call::routing::misrouted(&self.0, &misrouted, request))),
+            Err(misrouted) => Box::pin(call::routing::misrouted(&self.0, &misrouted, request)),
         };
         ResponseFuture { call, has_runtime: false }
     }

@@ -172,8 +172,29 @@ impl Histogram {
 
     #[inline]
     pub(crate) fn record(&self, value: f64) {
-        let bucket = self.instrument.bounds.partition_point(|bound| *bound < value);
-        self.sum.fetch_add((value * self.parts) as u64, Ordering::Relaxed);
+        self.record_parts(value, (value * self.parts) as u64);
+    }
+
+    /// The same of a whole number.
+    #[inline]
+    pub(crate) fn record_count(&self, value: u64) {
+        self.record_parts(value as f64, value);
+    }
+
+    /// The same of a time in nanoseconds. The sum is kept in microseconds.
+    #[inline]
+    pub(crate) fn record_nanos(&self, nanos: u64) {
+        self.record_parts(nanos as f64 * 1e-9, nanos / 1_000);
+    }
+
+    #[inline]
+    fn record_parts(&self, value: f64, parts: u64) {
+        // Most sizes are in one of the first two.
+        let bucket = match self.instrument.bounds {
+            [first, second, ..] if value <= *second => usize::from(value > *first),
+            bounds => bounds.partition_point(|bound| *bound < value),
+        };
+        self.sum.fetch_add(parts, Ordering::Relaxed);
         self.buckets[bucket].fetch_add(1, Ordering::Release); // a bucket more than bounds
         self.bound.record(value);
     }

@@ -152,8 +152,11 @@ impl AttemptReporter {
             return now;
         }
         let (time_to_head, time_to_end) = (self.time_to_head(), self.sent_at.until(now));
-        let duration = if self.waited > 0.0 { time_to_end + Duration::from_secs_f32(self.waited) } else { time_to_end };
-        self.record.end(told, duration, received, &self.subchannel);
+        let mut nanos = self.sent_at.nanos_until(now);
+        if self.waited > 0.0 {
+            nanos += (f64::from(self.waited) * 1e9) as u64; // as far as the clock goes, it fits
+        }
+        self.record.end(told, nanos, received, &self.subchannel);
         if time_to_head.is_none() {
             self.subchannel.subchannel.cost.head_settled();
         }

@@ -67,12 +67,14 @@ pub(in crate::balance) fn misrouted(
     channel: &ChannelHandle,
     misrouted: &Misrouted,
     request: Request<tonic::body::Body>,
-) -> Result<Response<ResponseBody>, Status> {
+) -> impl Future<Output = Result<Response<ResponseBody>, Status>> + Send + use<> {
     let mut state = CallState::new(channel.shared.clone(), request);
-    state.begin();
     let text = misrouted.to_string();
-    let status = status::without_server(Code::Internal, text.clone(), &text);
-    finish(Err(status), state.record, state.span, &state.shared)
+    async move {
+        state.begin();
+        let status = status::without_server(Code::Internal, text.clone(), &text);
+        finish(Err(status), state.record, state.span, &state.shared)
+    }
 }
 
 impl CallState {

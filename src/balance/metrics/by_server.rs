@@ -39,7 +39,7 @@ impl SeriesByServer {
         let is_it = |series: &&Arc<Series>| series.method == key && series.code == code && *series.zone == *zone;
         let known = self.0.load().iter().find(is_it).cloned();
         let series = known.unwrap_or_else(|| self.add(method, code, zone, server));
-        series.duration.record(end.duration.as_secs_f64());
+        series.duration.record(end.duration as f64 * 1e-9);
         series.sent.record(end.sent as f64);
         series.received.record(end.received as f64);
     }

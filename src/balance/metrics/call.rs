@@ -142,7 +142,7 @@ impl CallRecord {
         if let Some(again) = self.again.take() {
             self.end_again(&again);
         }
-        self.method.call_ended(code, begun_at.until(now));
+        self.method.call_ended(code, begun_at.nanos_until(now));
     }
 
     /// Ends the call at this moment.
@@ -155,7 +155,7 @@ impl CallRecord {
     #[inline]
     fn end_attempt(&mut self, code: Code, now: Duration) {
         if self.stage.is_waiting() {
-            let duration = self.attempt_begun_at().until(now);
+            let duration = self.attempt_begun_at().nanos_until(now);
             self.stage = self.stage.sent();
             self.method.attempt_ended(code, AttemptNumbers { duration, sent: 0, received: 0 }, None);
         }
@@ -198,9 +198,9 @@ pub(crate) struct AttemptRecord {
 }
 
 impl AttemptRecord {
-    /// Ends the attempt, which has lasted so long and has received so many bytes of messages.
+    /// Ends the attempt, which has lasted so many nanoseconds and has received so many bytes of messages.
     #[inline]
-    pub(crate) fn end(&self, code: Code, duration: Duration, received: u64, server: &ReadySubchannel) {
+    pub(crate) fn end(&self, code: Code, duration: u64, received: u64, server: &ReadySubchannel) {
         self.method.attempt_ended(code, AttemptNumbers { duration, sent: self.sent, received }, Some(server));
     }
 }

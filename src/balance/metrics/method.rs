@@ -30,12 +30,16 @@ pub(crate) struct MethodMetrics {
     pub(super) again: OnceLock<Box<Again>>,
     /// The series of attempts that never had a server, where series have its labels.
     unserved: SeriesByServer,
+    is_by_server: bool,
+    /// Where the texts of the generated client lie that has called the method first. Others of the same texts are as good.
+    pub(super) texts: [usize; 2],
 }
 
 /// The values of one attempt that has ended.
 #[derive(Clone, Copy)]
 pub(super) struct AttemptNumbers {
-    pub(super) duration: Duration,
+    /// In nanoseconds.
+    pub(super) duration: u64,
     /// Bytes of messages.
     pub(super) sent: u64,
     pub(super) received: u64,
@@ -59,11 +63,11 @@ pub(super) struct Again {
 /// Returns what a lock holds, which `make` makes if it is empty. `make` runs outside of the lock, because it binds series of the
 /// recorder's.
 pub(super) fn get_or_make<T>(lock: &OnceLock<Box<T>>, make: impl FnOnce() -> T) -> &T {
-    if let Some(held) = lock.get() {
-        return held;
+    if let Some(value) = lock.get() {
+        return value;
     }
-    let new = Box::new(make());
-    lock.get_or_init(move || new) // if another task is as early, its value stays
+    let value = Box::new(make());
+    lock.get_or_init(move || value) // if another task is as early, its value stays
 }
 
 impl MethodMetrics {
@@ -71,6 +75,8 @@ impl MethodMetrics {
     pub(super) fn new(context: Arc<MetricsContext>, service: &str, method: &str) -> Self {
         let started = Counter::new(context.bind(&grpc::ATTEMPT_STARTED, &[(grpc::METHOD, &name(service, method))]));
         Self {
+            is_by_server: context.is_by_server(),
+            texts: [service, method].map(|text| text.as_ptr().addr()),
             context,
             service: service.into(),
             method: method.into(),
@@ -98,10 +104,10 @@ impl MethodMetrics {
             Some(ends) => ends,
             None => self.first_attempt_ended(code),
         };
-        ends.duration.record_time(end.duration);
-        ends.sent.record(end.sent as f64);
-        ends.received.record(end.received as f64);
-        if self.context.is_by_server() {
+        ends.duration.record_nanos(end.duration);
+        ends.sent.record_count(end.sent);
+        ends.received.record_count(end.received);
+        if self.is_by_server {
             let series = server.map_or(&self.unserved, |server| &server.subchannel.series);
             series.record(self, code, end, server);
         }
@@ -123,12 +129,12 @@ impl MethodMetrics {
     }
 
     /// Counts the end of a call.
-    pub(super) fn call_ended(&self, code: Code, duration: Duration) {
+    pub(super) fn call_ended(&self, code: Code, nanos: u64) {
         let calls = match self.calls[code as usize].get() {
             Some(calls) => calls,
             None => self.first_call_ended(code),
         };
-        calls.record_time(duration);
+        calls.record_nanos(nanos);
     }
 
     #[cold]

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::balance::metrics::OpenConnection;
 use crate::balance::subchannel::SubchannelState;
 use crate::balance::subchannel::health::{Asked, ConnectionHealth, Health, state_of};
-use crate::connection::{CloseReason, Connection};
+use crate::connection::{CloseReason, Connection, Disconnect};
 
 /// How often further connections are looked at within the time after which they count as unused. So one closes up to a tenth of
 /// that time late.
@@ -32,10 +32,10 @@ pub(super) struct Held {
     /// Why it takes no more calls.
     closing: Pin<Box<dyn Future<Output = CloseReason> + Send>>,
     /// When the attempt began that gave it.
-    pub(super) began: Instant,
+    began: Instant,
     /// It was made while the server had another one.
-    pub(super) is_further: bool,
-    pub(super) open: OpenConnection,
+    is_further: bool,
+    open: OpenConnection,
     /// It is such a one, and nobody was told yet whether it is healthy.
     is_untold: bool,
     /// As far as the last check has seen: how many calls were begun over it, …
@@ -67,9 +67,9 @@ impl Held {
         Self { connection, health, closing, began, is_further, open, is_untold, calls: 0, unused_since: Instant::now() }
     }
 
-    /// Counts it as ended. Returns when the attempt began that gave it, and whether it was made while the server had another one.
-    pub(super) fn ended(self, reason: &CloseReason) -> (Instant, bool) {
-        self.open.ended(reason.disconnect);
+    /// It takes no more calls, for this reason. Returns when its attempt began, and whether it is a further one.
+    pub(super) fn end(self, reason: Disconnect) -> (Instant, bool) {
+        self.open.ended(reason);
         (self.began, self.is_further)
     }
 

@@ -111,7 +111,7 @@ impl Supervisor {
             };
             match event {
                 Event::Closing(index, reason) => {
-                    let (began, is_further) = held.remove(index).ended(&reason);
+                    let (began, is_further) = held.remove(index).end(reason.disconnect);
                     if held.len() == 0 {
                         subchannel.growth.set(false, false);
                         return reason;
