@@ -6,6 +6,7 @@ mod attempts;
 mod calls;
 mod connections;
 mod labels;
+mod odd_ends;
 mod series;
 
 use std::collections::BTreeMap;

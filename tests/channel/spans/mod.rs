@@ -1,5 +1,6 @@
 //! Spans of calls and of their attempts (gRFC A72): names, fields, parents, and with what they end.
 
+mod odd;
 mod record;
 
 use std::pin::Pin;
