@@ -62,7 +62,7 @@ pub(in crate::balance) fn routed_call(
     }
 }
 
-/// A call whose route is a mistake: it ends at once.
+/// A call whose route is a mistake: it ends with its first poll.
 pub(in crate::balance) fn misrouted(
     channel: &ChannelHandle,
     misrouted: &Misrouted,
@@ -73,7 +73,8 @@ pub(in crate::balance) fn misrouted(
     async move {
         state.begin();
         let status = status::without_server(Code::Internal, text.clone(), &text);
-        finish(Err(status), state.record, state.span, &state.shared)
+        let result = runtime::require_runtime().and(Err(status));
+        finish(result, state.record, state.span, &state.shared)
     }
 }
 
@@ -99,6 +100,7 @@ impl CallState {
     /// # Errors
     /// If there is none, and the call does not wait for one.
     async fn enter_partition(&mut self, partitions: &Partitions, values: &RouteValues) -> Result<(), Status> {
+        runtime::require_runtime()?;
         // What the runtime has not heard yet, because nobody has driven it, may be about this route.
         if runtime::require_timers().is_ok() {
             self.shared.catch_up(self.shared.since_epoch(self.wait_limits.started)).await;
