@@ -66,6 +66,9 @@
 //!   attempt carries the same context.
 //! - Connections and health checks: they belong to no call.
 //!
+//! A call keeps the subscriber that it was made under, wherever it is polled: that subscriber gets its attempts and events. A
+//! subscriber that panics at the end of a span loses the record of that end, and the call goes on.
+//!
 //! The spans are never entered, so that none is current while code of users runs, and what a subscriber tells of the
 //! time in which they were entered (`busy_ns`) is 0. Interceptors run before the call's span begins. The request's
 //! stream is polled in the span of whoever polls the call. Connectors run in background tasks, without a span.

@@ -284,9 +284,9 @@ impl Service<Request<tonic::body::Body>> for BalancedChannel {
         let call: BoxedCall = match wanted {
             Ok(None) => Box::pin(call::call(self.0.clone(), request)),
             Ok(Some(wanted)) => Box::pin(call::routing::routed_call(self.0.clone(), &wanted, request)),
-            Err(misrouted) => Box::pin(std::future::ready(call::routing::misrouted(&self.0, &misrouted, request))),
+            Err(misrouted) => Box::pin(call::routing::misrouted(&self.0, &misrouted, request)),
         };
-        ResponseFuture { call, has_runtime: false }
+        ResponseFuture { call, has_begun: false }
     }
 }
 
@@ -309,18 +309,18 @@ type BoxedCall = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Stat
 #[must_use = "futures do nothing unless they are polled"]
 pub struct ResponseFuture {
     call: BoxedCall,
-    /// It was polled inside a runtime before.
-    has_runtime: bool,
+    /// It was polled before.
+    has_begun: bool,
 }
 
 impl Future for ResponseFuture {
     type Output = Result<Response<ResponseBody>, Status>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        // Inside of a task the runtime stays the same, and one look is enough. A future that is polled by hand may leave it.
-        if !self.has_runtime || tokio::task::try_id().is_none() {
+        // The call itself looks for a runtime when it begins. Inside of a task the runtime stays the same. A future that is polled by
+        // hand may leave it.
+        if std::mem::replace(&mut self.has_begun, true) && tokio::task::try_id().is_none() {
             runtime::require_runtime()?;
-            self.has_runtime = true;
         }
         self.call.as_mut().poll(cx)
     }

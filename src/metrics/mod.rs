@@ -86,8 +86,8 @@
 //!
 //! A resolver counts each service once for each tokio runtime, however many resolutions and channels share its watch. What is counted
 //! at present falls to 0 at the end: of a resolution with its watch, of a registration once it has left, of a server once it has
-//! stopped. The staleness is recorded once a second while it grows; of several watches of one service in a process, the one that was
-//! recorded last shows.
+//! stopped, of a channel's servers with its last clone, also while responses of it are still read. The staleness is recorded once a
+//! second while it grows; of several watches of one service in a process, the one that was recorded last shows.
 //!
 //! # What to alert on
 //!

@@ -109,13 +109,15 @@ impl Partition {
 
 impl CallState {
     async fn run(&mut self) -> Result<Response<ResponseBody>, Status> {
-        if self.shared.config.is_awaited() && runtime::require_timers().is_ok() {
+        runtime::require_runtime()?;
+        let has_waited = self.shared.config.is_awaited() && runtime::require_timers().is_ok();
+        if has_waited {
             Box::pin(self.await_service_config()).await?;
         }
         let started = self.shared.since_epoch(self.wait_limits.started);
         // The time at which the attempt is sent. It is the start as long as the call has waited for nothing: to read the clock
         // costs more than the pick.
-        let mut now = Some(started);
+        let mut now = (!has_waited).then_some(started);
         match self.shared.pause_detector.pause_before(started) {
             None => self.shared.pause_detector.mark_running(started),
             // The call waits in any case, and the runtime runs meanwhile.
@@ -194,9 +196,9 @@ impl CallState {
     /// # Errors
     /// When the call's deadline passes before.
     async fn pause(&mut self, pause: Duration, limits: WaitLimits) -> Result<(), Status> {
-        let begun_at = self.now();
+        self.record.begin_delay(self.now());
         let slept = self.shared.sleep(pause, limits).await;
-        self.record.add_delay(self.now().saturating_sub(begun_at));
+        self.record.end_delay(self.now());
         slept
     }
 

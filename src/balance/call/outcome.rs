@@ -261,7 +261,11 @@ impl CallState {
         body: ReplayBody,
     ) -> AttemptOutcome {
         let server = subchannel.subchannel.address();
-        tracing::debug!(parent: self.span.id(), %server, error = %failure, "call not processed, trying another server");
+        self.span.tell(|| {
+            tracing::debug!(
+                parent: self.span.id(), %server, error = %failure, "call not processed, trying another server"
+            );
+        });
         // Where the connection is over, the server's next connection is as good as any other.
         if !subchannel.connection.is_closing() {
             self.failed_servers.push(subchannel.subchannel.clone());
@@ -320,7 +324,9 @@ impl CallState {
             return Next::Exhausted;
         };
         let (server, attempts) = (subchannel.subchannel.address(), self.attempts);
-        tracing::debug!(parent: self.span.id(), %server, ?code, attempts, "call failed, repeating it");
+        self.span.tell(|| {
+            tracing::debug!(parent: self.span.id(), %server, ?code, attempts, "call failed, repeating it");
+        });
         self.failed_servers.push(subchannel.subchannel.clone());
         Next::Retry(body, pause)
     }

@@ -127,11 +127,18 @@ impl ResponseBody {
     #[inline]
     pub(crate) fn end_call_with(&mut self, mut call: CallRecord) -> Option<CallRecord> {
         match &mut self.0 {
-            Some(open) if open.recv.is_some() => open.call = Some(call),
-            Some(open) => call.end_now(open.code.unwrap_or(Code::Unknown)), // it was held back
             None => return Some(call),
+            Some(open) => match open.code_of_whole() {
+                None => open.call = Some(call),
+                Some(code) => call.end_now(code), // it was held back
+            },
         }
         None
+    }
+
+    /// Returns the code of a response that was read ahead to its end. One without trailers has none of its own.
+    pub(crate) fn code_of_whole(&self) -> Option<Code> {
+        self.0.as_ref()?.code_of_whole()
     }
 
     /// Makes the body of a response that ended with its head.
@@ -233,6 +240,11 @@ impl ReadAhead {
 }
 
 impl OpenBody {
+    #[inline]
+    fn code_of_whole(&self) -> Option<Code> {
+        self.recv.is_none().then(|| self.code.unwrap_or(Code::Unknown))
+    }
+
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some(recv) = &mut self.recv else { return Poll::Ready(None) };
         if let Some(too_large) = self.messages.as_ref().and_then(|messages| messages.too_large()) {

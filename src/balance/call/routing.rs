@@ -62,17 +62,20 @@ pub(in crate::balance) fn routed_call(
     }
 }
 
-/// A call whose route is a mistake: it ends at once.
+/// A call whose route is a mistake: it ends with its first poll.
 pub(in crate::balance) fn misrouted(
     channel: &ChannelHandle,
     misrouted: &Misrouted,
     request: Request<tonic::body::Body>,
-) -> Result<Response<ResponseBody>, Status> {
+) -> impl Future<Output = Result<Response<ResponseBody>, Status>> + Send + use<> {
     let mut state = CallState::new(channel.shared.clone(), request);
-    state.begin();
     let text = misrouted.to_string();
-    let status = status::without_server(Code::Internal, text.clone(), &text);
-    finish(Err(status), state.record, state.span, &state.shared)
+    async move {
+        state.begin();
+        let status = status::without_server(Code::Internal, text.clone(), &text);
+        let result = runtime::require_runtime().and(Err(status));
+        finish(result, state.record, state.span, &state.shared)
+    }
 }
 
 impl CallState {
@@ -97,6 +100,7 @@ impl CallState {
     /// # Errors
     /// If there is none, and the call does not wait for one.
     async fn enter_partition(&mut self, partitions: &Partitions, values: &RouteValues) -> Result<(), Status> {
+        runtime::require_runtime()?;
         // What the runtime has not heard yet, because nobody has driven it, may be about this route.
         if runtime::require_timers().is_ok() {
             self.shared.catch_up(self.shared.since_epoch(self.wait_limits.started)).await;

@@ -1,6 +1,7 @@
 //! Calls that wait for the first word of the source of service configs.
 
 use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use greeter_proto::greeter_client::GreeterClient;
@@ -14,7 +15,8 @@ use tower::discover::Change;
 use crate::balance::config::ConfigTexts;
 use crate::balance::connectivity::DirectoryStatus;
 use crate::balance::pool::source::DiscoverySource;
-use crate::{BalancedChannel, CallTimeout, Instance};
+use crate::policy::{AttemptEnd, Call, Pick, Picker, ReadySet};
+use crate::{BalancedChannel, BalancedChannelBuilder, CallTimeout, Instance, Policy};
 
 /// Answers with `INTERNAL`, or never.
 struct Peer {
@@ -31,8 +33,32 @@ impl Greeter for Peer {
     }
 }
 
+/// Keeps how long attempts have taken their servers.
+#[derive(Clone, Debug, Default)]
+struct Times(Arc<Mutex<Vec<Duration>>>);
+
+impl Policy for Times {
+    fn picker(&self, _: &ReadySet) -> Arc<dyn Picker> {
+        Arc::new(self.clone())
+    }
+}
+
+impl Picker for Times {
+    fn pick(&self, _: &Call<'_>) -> Pick {
+        Pick::Server(0)
+    }
+
+    fn ended(&self, end: &AttemptEnd<'_>) {
+        self.0.lock().unwrap().push(end.time_to_end());
+    }
+}
+
 /// A channel over one server, whose document does not come.
 async fn undecided(answers: bool) -> BalancedChannel {
+    undecided_with(BalancedChannel::builder(), answers).await
+}
+
+async fn undecided_with(builder: BalancedChannelBuilder, answers: bool) -> BalancedChannel {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = tonic::transport::Server::builder().add_service(GreeterServer::new(Peer { answers }));
@@ -41,10 +67,7 @@ async fn undecided(answers: bool) -> BalancedChannel {
     let directory = DirectoryStatus::new("greeter", None);
     let source = DiscoverySource::new(tokio_stream::iter([insert]), directory.clone());
     let never: ConfigTexts = Box::pin(tokio_stream::pending());
-    BalancedChannel::builder()
-        .service_config_from_etcd()
-        .start("etcd:///greeter".into(), directory, source, Some(never))
-        .unwrap()
+    builder.service_config_from_etcd().start("etcd:///greeter".into(), directory, source, Some(never)).unwrap()
 }
 
 async fn timed(channel: &BalancedChannel, request: Request<HelloRequest>) -> (Status, Duration) {
@@ -79,4 +102,20 @@ async fn no_call_waits_for_a_document_that_has_not_come_within_the_time() {
         times.push(took);
     }
     assert!(times[1..].iter().all(|took| *took < Duration::from_millis(500)), "{times:?}");
+}
+
+/// Hedges, attempt timeouts and latencies count from when the request is sent.
+#[tokio::test]
+async fn the_wait_for_the_document_is_no_time_of_the_server() {
+    let times = Times::default();
+    let channel = undecided_with(BalancedChannel::builder().policy(times.clone()), true).await;
+    // Connected, before the call begins.
+    let connected = Instant::now() + Duration::from_millis(500);
+    while channel.stats().connections().open() == 0 && Instant::now() < connected {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let (status, took) = timed(&channel, Request::new(HelloRequest::default())).await;
+    assert_eq!(status.code(), Code::Internal, "{status}");
+    let times = times.0.lock().unwrap();
+    assert!(times.len() == 1 && times[0] < took / 2, "{times:?} of {took:?}");
 }

@@ -68,8 +68,18 @@ struct MadeAgain {
     hedges: u32,
     /// The time in which no attempt was active.
     delay: Duration,
+    /// Since when none is.
+    delayed_since: Option<Nanos>,
     /// When the call has begun its last attempt in a row.
     begun_at: Option<Nanos>,
+}
+
+impl MadeAgain {
+    fn end_delay(&mut self, now: Duration) {
+        if let Some(since) = self.delayed_since.take() {
+            self.delay = self.delay.saturating_add(since.until(now));
+        }
+    }
 }
 
 impl CallRecord {
@@ -124,11 +134,15 @@ impl CallRecord {
         again
     }
 
-    /// Adds a time in which no attempt was active.
+    /// Begins a time in which no attempt is active. It ends with the call at the latest.
     #[cold]
-    pub(crate) fn add_delay(&mut self, delay: Duration) {
-        let again = self.again.get_or_insert_default();
-        again.delay = again.delay.saturating_add(delay);
+    pub(crate) fn begin_delay(&mut self, now: Duration) {
+        self.again.get_or_insert_default().delayed_since = Some(Nanos::new(now));
+    }
+
+    #[cold]
+    pub(crate) fn end_delay(&mut self, now: Duration) {
+        self.again.iter_mut().for_each(|again| again.end_delay(now));
     }
 
     /// Ends the call, and with it an attempt that has no server. Only the first end counts.
@@ -139,7 +153,8 @@ impl CallRecord {
         }
         self.end_attempt(code, now);
         let begun_at = std::mem::replace(&mut self.stage, Stage::NONE).begun_at();
-        if let Some(again) = self.again.take() {
+        if let Some(mut again) = self.again.take() {
+            again.end_delay(now);
             self.end_again(&again);
         }
         self.method.call_ended(code, begun_at.until(now));

@@ -162,6 +162,7 @@ impl Drop for ShutdownGuard {
             partition.queue.wake_to_fail(true);
         }
         channel.pick_notifier.notify();
+        channel.metrics.servers.set(std::iter::empty(), false); // responses may keep the channel's numbers for long
     }
 }
 

@@ -10,16 +10,16 @@ use tracing::Subscriber;
 use tracing::span::{Id, Record};
 use tracing_subscriber::layer::{self, Layer, SubscriberExt as _};
 
-use super::record::Recorder;
 use super::head_of_greeting;
-use crate::attempts::Servers;
+use super::record::Recorder;
+use crate::attempts::{self, Servers, unavailable};
 use crate::peer::Script;
 use crate::support::{SAY_HELLO, greet, over, ready, repeating};
 
 #[tokio::test]
 async fn a_call_that_is_polled_under_another_subscriber_keeps_its_own() {
-    let servers = Servers::start([Script::Greet]).await;
-    let mut channel = servers.channel(RetryPolicy::new()).await;
+    let servers = Servers::start([unavailable(), Script::Greet]).await;
+    let mut channel = servers.channel(attempts::repeating()).await;
     let (recorder, guard) = Recorder::begin();
     let request = http::Request::post(SAY_HELLO).header("content-type", "application/grpc");
     let call = channel.call(request.body(tonic::body::Body::new("\0\0\0\0\x03\x0a\x01x".to_owned())).unwrap());
@@ -28,8 +28,9 @@ async fn a_call_that_is_polled_under_another_subscriber_keeps_its_own() {
     drop(call.await.unwrap());
     assert!(other.spans().is_empty(), "{:#?}", other.spans());
     let (call, attempts) = recorder.call();
-    assert_eq!(attempts.len(), 1);
-    assert!(call.is_closed && attempts[0].is_closed);
+    assert_eq!(attempts.len(), 2);
+    assert_eq!(call.events, ["call failed, repeating it"]);
+    assert!(call.is_closed && attempts.iter().all(|attempt| attempt.is_closed));
 }
 
 /// A subscriber that panics when a span gets a status.

@@ -7,8 +7,6 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
-use tonic::Code;
-
 use crate::balance::call::attempts::FlightEnd;
 use crate::balance::call::attempts::flight::Flight;
 use crate::balance::call::deadline::DeadlineTimer;
@@ -49,7 +47,9 @@ impl CallState {
             Some(Further { exchange, reporter }) => {
                 reporter.subchannel.subchannel.hedges.fetch_add(1, Ordering::Relaxed);
                 let server = reporter.address();
-                tracing::debug!(parent: self.span.id(), %server, "call without a response, sending a hedge");
+                self.span.tell(|| {
+                    tracing::debug!(parent: self.span.id(), %server, "call without a response, sending a hedge");
+                });
                 flight.push(exchange, reporter, now);
             }
             None if flight.awaits_request => {}
@@ -68,7 +68,9 @@ impl CallState {
         if let Some(server) = flight.give_up(index) {
             server.subchannel.attempt_timeouts.fetch_add(1, Ordering::Relaxed);
             let address = server.subchannel.address();
-            tracing::debug!(parent: self.span.id(), server = %address, "attempt timed out, trying another server");
+            self.span.tell(|| {
+                tracing::debug!(parent: self.span.id(), server = %address, "attempt timed out, trying another server");
+            });
             self.attempts += 1;
             self.mark_tried(&server);
         }
@@ -114,12 +116,9 @@ impl CallState {
             self.mark_tried(&subchannel);
             return None;
         }
-        // The connection has ended just now: the next look will find another server.
-        let mut span = self.attempt_span(&subchannel.subchannel, previous, !takes_token);
-        let Ok(exchange) = subchannel.connection.exchange(permit, head, body) else {
-            span.end(Code::Unavailable);
-            return None;
-        };
+        // The connection has ended just now: the next look will find another server. It was no attempt.
+        let exchange = subchannel.connection.exchange(permit, head, body).ok()?;
+        let span = self.attempt_span(&subchannel.subchannel, previous, !takes_token);
         if takes_token {
             self.shared.retry_budget.on_failure();
         }

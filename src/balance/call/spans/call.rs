@@ -67,6 +67,14 @@ impl CallSpan {
         }
     }
 
+    /// Tells the call's own subscriber of events, if the call has a span.
+    pub(in crate::balance::call) fn tell(&self, events: impl FnOnce()) {
+        match &self.0 {
+            Some(call) => call.span.tell(events),
+            None => events(),
+        }
+    }
+
     /// Returns the span of events about the call: its own, or, without one, that of the caller.
     pub(in crate::balance::call) fn id(&self) -> Option<Id> {
         self.0.as_ref().map_or_else(|| Span::current().id(), |call| call.span.span().id())
@@ -133,7 +141,7 @@ fn head(mut call: Box<OpenCall>, result: &mut Result<Response<ResponseBody>, Sta
         },
         Ok(response) => {
             // Of a response that was held back the status is known: the call ends with it, also if nobody reads it.
-            if let Some(code) = response.body().code() {
+            if let Some(code) = response.body().code_of_whole() {
                 call.span.set_code(code);
             }
             response.body_mut().set_span(CallSpan(Some(call)));
@@ -152,20 +160,23 @@ impl OpenCall {
     ) -> Option<Box<OpenSpan>> {
         self.attempts = self.attempts.saturating_add(1);
         let is_transparent = std::mem::take(&mut self.is_transparent) || is_transparent;
-        let span = debug_span!(
-            target: TARGET,
-            parent: self.span.span(),
-            "attempt",
-            otel.name = %SpanName("Attempt", path),
-            otel.kind = "client",
-            server = %server,
-            attempt = i64::from(self.attempts), // OpenTelemetry has signed integers alone
-            "previous-rpc-attempts" = i64::from(previous),
-            "transparent-retry" = is_transparent,
-            grpc.status = Empty,
-            otel.status_code = Empty,
-        );
-        OpenSpan::of(span).map(Box::new)
+        let attempts = self.attempts;
+        let make = || {
+            debug_span!(
+                target: TARGET,
+                parent: self.span.span(),
+                "attempt",
+                otel.name = %SpanName("Attempt", path),
+                otel.kind = "client",
+                server = %server,
+                attempt = i64::from(attempts), // OpenTelemetry has signed integers alone
+                "previous-rpc-attempts" = i64::from(previous),
+                "transparent-retry" = is_transparent,
+                grpc.status = Empty,
+                otel.status_code = Empty,
+            )
+        };
+        OpenSpan::of(self.span.tell(make)).map(Box::new)
     }
 
     fn end(mut self, code: Code) {

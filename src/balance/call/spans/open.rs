@@ -4,8 +4,10 @@ use std::fmt;
 
 use http::uri::PathAndQuery;
 use tonic::Code;
-use tracing::Span;
+use tracing::dispatcher::with_default;
+use tracing::{Dispatch, Span};
 
+use crate::panics::catch;
 use crate::service_config::CODES;
 
 /// An enabled span. It ends when it is dropped, with the status that was set.
@@ -25,6 +27,16 @@ impl OpenSpan {
         &self.span
     }
 
+    /// Runs what tells of events and spans within this one, for the same subscriber. That of the thread may be another one by now,
+    /// and knows nothing of this span: a call may be made in one place and polled in another.
+    pub(super) fn tell<T>(&self, tell: impl FnOnce() -> T) -> T {
+        with_default(&self.dispatch(), tell)
+    }
+
+    fn dispatch(&self) -> Dispatch {
+        self.span.with_subscriber(|(_, dispatch)| dispatch.clone()).unwrap_or_default() // an enabled span has one
+    }
+
     /// Sets what it ends with.
     pub(super) fn set_code(&mut self, code: Code) {
         self.code = code;
@@ -33,15 +45,23 @@ impl OpenSpan {
     /// Records the text of the status that it ends with.
     pub(super) fn describe(&self, message: &str) {
         if !message.is_empty() {
-            self.span.record("otel.status_description", message);
+            let _ = catch(|| self.span.record("otel.status_description", message));
         }
     }
 }
 
 impl Drop for OpenSpan {
+    /// The subscriber is the user's code. If it panics here, that costs its record of the span and not the call; a second panic
+    /// would end the process.
     fn drop(&mut self) {
-        self.span.record("grpc.status", name(self.code));
-        self.span.record("otel.status_code", if self.code == Code::Ok { "OK" } else { "ERROR" });
+        let dispatch = self.dispatch();
+        let (span, code) = (std::mem::replace(&mut self.span, Span::none()), self.code);
+        let _ = catch(|| {
+            span.record("grpc.status", name(code));
+            span.record("otel.status_code", if code == Code::Ok { "OK" } else { "ERROR" });
+        });
+        // The registry of tracing-subscriber closes the span around it in whatever subscriber is the thread's.
+        let _ = catch(|| with_default(&dispatch, || drop(span)));
     }
 }
 
