@@ -1,4 +1,5 @@
 //! Metrics: what a recorder gets of a channel, and what `stats()` returns.
+#![allow(clippy::float_cmp, reason = "sums of whole numbers are exact")]
 
 mod attempts;
 mod calls;

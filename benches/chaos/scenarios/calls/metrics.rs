@@ -62,9 +62,9 @@ fn judge(findings: &mut Findings, recorder: &SeriesRecorder, channel: &BalancedC
     let ended = |name: &str, code: Code| recorder.count(name, &[("grpc.status", &screaming(code))]);
     let (mut wrong_calls, mut kinds) = (0, 0);
     for code in names() {
-        let (seen, recorded) = (ends.get(&format!("{code:?}")).copied().unwrap_or(0), ended(CALL, code));
-        eprintln!("  {code:?}: {seen} calls, {recorded} recorded, {} attempts", ended(ATTEMPT, code));
-        wrong_calls += seen.abs_diff(recorded);
+        let (seen, told) = (ends.get(&format!("{code:?}")).copied().unwrap_or(0), ended(CALL, code));
+        eprintln!("  {code:?}: {seen} calls, {told} recorded, {} attempts", ended(ATTEMPT, code));
+        wrong_calls += seen.abs_diff(told);
         kinds += u64::from(seen > 0);
     }
     let calls: u64 = ends.values().sum();
