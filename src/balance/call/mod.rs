@@ -109,7 +109,7 @@ impl CallState {
         if self.shared.config.is_awaited() && runtime::require_timers().is_ok() {
             Box::pin(self.await_service_config()).await?;
         }
-        let started = self.shared.since_epoch(self.wait_limits.started);
+        let started = self.record.begun_at();
         // The time at which the attempt is sent. It is the start as long as the call has waited for nothing: to read the clock
         // costs more than the pick.
         let mut now = Some(started);
