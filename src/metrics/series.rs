@@ -158,6 +158,13 @@ pub(crate) struct Histogram {
     bound: Bound,
 }
 
+/// A time, and the bucket that it belongs to.
+#[derive(Clone, Copy)]
+pub(crate) struct Bucketed {
+    nanos: u64,
+    bucket: usize,
+}
+
 /// The parts of a unit in which its sum is kept: seconds in microseconds, whose sum overflows in half a million years of calls, and
 /// whole numbers as they are.
 fn parts_of(unit: &str) -> f64 {
@@ -172,28 +179,36 @@ impl Histogram {
 
     #[inline]
     pub(crate) fn record(&self, value: f64) {
-        self.record_parts(value, (value * self.parts) as u64);
+        self.record_in(self.bucket_of(value), value, (value * self.parts) as u64);
     }
 
     /// The same of a whole number.
     #[inline]
     pub(crate) fn record_count(&self, value: u64) {
-        self.record_parts(value as f64, value);
+        self.record_in(self.bucket_of(value as f64), value as f64, value);
     }
 
-    /// The same of a time in nanoseconds. The sum is kept in microseconds.
+    /// The same of a time. The sum is kept in microseconds. Takes what is known of the same time in a histogram with the same bounds.
     #[inline]
-    pub(crate) fn record_nanos(&self, nanos: u64) {
-        self.record_parts(nanos as f64 * 1e-9, nanos / 1_000);
+    pub(crate) fn record_nanos(&self, nanos: u64, known: Option<Bucketed>) -> Bucketed {
+        let value = nanos as f64 * 1e-9;
+        let known = known.filter(|known| known.nanos == nanos);
+        let bucket = known.map_or_else(|| self.bucket_of(value), |known| known.bucket);
+        self.record_in(bucket, value, nanos / 1_000);
+        Bucketed { nanos, bucket }
     }
 
     #[inline]
-    fn record_parts(&self, value: f64, parts: u64) {
+    fn bucket_of(&self, value: f64) -> usize {
         // Most sizes are in one of the first two.
-        let bucket = match self.instrument.bounds {
+        match self.instrument.bounds {
             [first, second, ..] if value <= *second => usize::from(value > *first),
             bounds => bounds.partition_point(|bound| *bound < value),
-        };
+        }
+    }
+
+    #[inline]
+    fn record_in(&self, bucket: usize, value: f64, parts: u64) {
         self.sum.fetch_add(parts, Ordering::Relaxed);
         self.buckets[bucket].fetch_add(1, Ordering::Release); // a bucket more than bounds
         self.bound.record(value);

@@ -6,7 +6,7 @@ use greeter_proto::{HelloReply, HelloRequest};
 use test_support::SeriesRecorder;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Response, Status};
-use tonic_etcd::{BalancedChannel, CallError, ReportServer, Resolver, ServedBy, WaitForReady};
+use tonic_etcd::{BalancedChannel, CallError, MethodStats, ReportServer, Resolver, ServedBy, WaitForReady};
 
 use crate::support::{World, naming, until};
 
@@ -46,8 +46,7 @@ async fn metrics_have_the_target_as_a_uri() {
         let channel = BalancedChannel::builder().metrics(recorder.clone()).build(&resolution).unwrap();
         until("a call", async || greet(&channel).await.ok()).await;
         assert_eq!(channel.stats().target(), "etcd:///team/greeter");
-        let method =
-            channel.stats().method("helloworld.Greeter/SayHello").map(tonic_etcd::MethodStats::attempts_started);
+        let method = channel.stats().method("helloworld.Greeter/SayHello").map(MethodStats::attempts_started);
         let labels = [("grpc.target", "etcd:///team/greeter"), ("grpc.method", "helloworld.Greeter/SayHello")];
         assert_eq!(Some(recorder.values("grpc.client.attempt.started", &labels).value as u64), method);
         assert!(recorder.count("grpc.client.call.duration", &[labels[0], labels[1], ("grpc.status", "OK")]) > 0);

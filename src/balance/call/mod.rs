@@ -114,7 +114,7 @@ impl CallState {
         if has_waited {
             Box::pin(self.await_service_config()).await?;
         }
-        let started = self.shared.since_epoch(self.wait_limits.started);
+        let started = self.record.begun_at();
         // The time at which the attempt is sent. It is the start as long as the call has waited for nothing: to read the clock
         // costs more than the pick.
         let mut now = (!has_waited).then_some(started);

@@ -14,6 +14,7 @@ use crate::balance::policy::{AttemptEnd, AttemptResult, Picker};
 use crate::balance::pool::ready::ReadySubchannel;
 use crate::balance::runtime::nanos::Nanos;
 use crate::balance::subchannel::cost::Peers;
+use crate::metrics::Bucketed;
 use crate::panics::catch;
 
 /// Reports one attempt at one server, from the moment it is sent. It belongs to the attempt and then to the response's body.
@@ -51,6 +52,13 @@ pub(crate) struct AttemptReporter {
     pub(crate) is_over: bool,
     /// Ends with the attempt.
     span: AttemptSpan,
+}
+
+/// The end of an attempt, which may be that of its call too.
+pub(crate) struct Ended {
+    /// Since the channel's epoch.
+    pub(crate) at: Duration,
+    pub(crate) duration: Option<Bucketed>,
 }
 
 impl AttemptReporter {
@@ -96,15 +104,15 @@ impl AttemptReporter {
         }
     }
 
-    /// Reports the end of the attempt with this code: to cost, retry budget, outlier detection, picker and metrics. Returns the
-    /// time of the end, since the channel's epoch, as all ends do.
-    pub(crate) fn report(&mut self, code: Code) -> Duration {
+    /// Reports the end of the attempt with this code: to cost, retry budget, outlier detection, picker and metrics. Returns
+    /// when that was, as all ends do.
+    pub(crate) fn report(&mut self, code: Code) -> Ended {
         self.report_as(code, code, 0)
     }
 
     /// The same, after so many bytes of messages. Metrics get what the caller is told, which may be something else than the server
     /// has said.
-    pub(crate) fn report_as(&mut self, code: Code, told: Code, received: u64) -> Duration {
+    pub(crate) fn report_as(&mut self, code: Code, told: Code, received: u64) -> Ended {
         let now = self.now();
         let server = &self.subchannel.subchannel;
         if code == Code::Ok {
@@ -132,13 +140,13 @@ impl AttemptReporter {
     }
 
     /// Ends the attempt without a report to cost and counters: how it ended says nothing about the server.
-    pub(crate) fn discard(&mut self, result: AttemptResult, told: Code, received: u64) -> Duration {
+    pub(crate) fn discard(&mut self, result: AttemptResult, told: Code, received: u64) -> Ended {
         self.end(result, told, received, self.now())
     }
 
     /// Ends an attempt that is given up.
     #[inline]
-    pub(crate) fn give_up(&mut self, told: Code, received: u64) -> Duration {
+    pub(crate) fn give_up(&mut self, told: Code, received: u64) -> Ended {
         let now = self.now();
         if !self.is_over && (self.time_to_head().is_none() || self.is_end_awaited) {
             self.add_failure_cost(now);
@@ -147,16 +155,16 @@ impl AttemptReporter {
     }
 
     #[inline]
-    fn end(&mut self, result: AttemptResult, told: Code, received: u64, now: Duration) -> Duration {
+    fn end(&mut self, result: AttemptResult, told: Code, received: u64, now: Duration) -> Ended {
         if std::mem::replace(&mut self.is_over, true) {
-            return now;
+            return Ended { at: now, duration: None };
         }
-        let (time_to_head, time_to_end) = (self.time_to_head(), self.sent_at.until(now));
-        let mut nanos = self.sent_at.nanos_until(now);
+        let (time_to_head, mut nanos) = (self.time_to_head(), self.sent_at.nanos_until(now));
+        let time_to_end = Duration::from_nanos(nanos);
         if self.waited > 0.0 {
             nanos += (f64::from(self.waited) * 1e9) as u64; // as far as the clock goes, it fits
         }
-        self.record.end(told, nanos, received, &self.subchannel);
+        let duration = self.record.end(told, nanos, received, &self.subchannel);
         if time_to_head.is_none() {
             self.subchannel.subchannel.cost.head_settled();
         }
@@ -167,7 +175,7 @@ impl AttemptReporter {
             self.picker.ended(&end);
         }
         self.span.end(told);
-        now
+        Ended { at: now, duration: Some(duration) }
     }
 
     #[inline]

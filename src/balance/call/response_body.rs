@@ -15,7 +15,7 @@ use tonic::{Code, Status};
 
 use crate::address::Address;
 use crate::balance::call::deadline::DeadlineTimer;
-use crate::balance::call::reporter::AttemptReporter;
+use crate::balance::call::reporter::{AttemptReporter, Ended};
 use crate::balance::call::spans::CallSpan;
 use crate::balance::method_config::message_limit::{MessageLimit, MessageScanner, MessageTooLarge};
 use crate::balance::metrics::{CallRecord, MessageSizes};
@@ -354,20 +354,20 @@ impl OpenBody {
 
     fn report_as(&mut self, code: Code, told: Code) {
         self.add_sent();
-        let now = self.reporter.report_as(code, told, self.received);
-        self.end_call(told, now);
+        let ended = self.reporter.report_as(code, told, self.received);
+        self.end_call(told, &ended);
     }
 
     fn discard(&mut self, told: Code) {
         self.add_sent();
-        let now = self.reporter.discard(AttemptResult::Dropped, told, self.received);
-        self.end_call(told, now);
+        let ended = self.reporter.discard(AttemptResult::Dropped, told, self.received);
+        self.end_call(told, &ended);
     }
 
     fn give_up(&mut self, told: Code) {
         self.add_sent();
-        let now = self.reporter.give_up(told, self.received);
-        self.end_call(told, now);
+        let ended = self.reporter.give_up(told, self.received);
+        self.end_call(told, &ended);
     }
 
     /// Adds what a task has sent of the request.
@@ -378,9 +378,9 @@ impl OpenBody {
     }
 
     #[inline]
-    fn end_call(&mut self, code: Code, now: Duration) {
+    fn end_call(&mut self, code: Code, ended: &Ended) {
         if let Some(mut call) = self.call.take() {
-            call.end(code, now);
+            call.end(code, ended.at, ended.duration);
         }
     }
 

@@ -8,6 +8,7 @@ use tonic::Code;
 use crate::balance::metrics::method::{AttemptNumbers, MethodMetrics};
 use crate::balance::pool::ready::ReadySubchannel;
 use crate::balance::runtime::nanos::Nanos;
+use crate::metrics::Bucketed;
 
 /// Why a call has a further attempt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,6 +95,12 @@ impl CallRecord {
         self.method.started.add(1);
     }
 
+    /// When the call has begun.
+    #[inline]
+    pub(crate) fn begun_at(&self) -> Duration {
+        self.stage.begun_at().time()
+    }
+
     /// The attempt that has waited for a server is sent to one. Returns its record, and how long it has waited.
     #[inline]
     pub(crate) fn sent(&mut self, now: Duration) -> (AttemptRecord, Duration) {
@@ -145,9 +152,9 @@ impl CallRecord {
         self.again.iter_mut().for_each(|again| again.end_delay(now));
     }
 
-    /// Ends the call, and with it an attempt that has no server. Only the first end counts.
+    /// Ends the call, and with it an attempt that has no server. Only the first end counts. `last` is of its last attempt.
     #[inline]
-    pub(crate) fn end(&mut self, code: Code, now: Duration) {
+    pub(crate) fn end(&mut self, code: Code, now: Duration, last: Option<Bucketed>) {
         if self.stage == Stage::NONE {
             return;
         }
@@ -157,14 +164,14 @@ impl CallRecord {
             again.end_delay(now);
             self.end_again(&again);
         }
-        self.method.call_ended(code, begun_at.nanos_until(now));
+        self.method.call_ended(code, begun_at.nanos_until(now), last);
     }
 
     /// Ends the call at this moment.
     #[cold]
     pub(crate) fn end_now(&mut self, code: Code) {
         let now = self.method.now();
-        self.end(code, now);
+        self.end(code, now, None);
     }
 
     #[inline]
@@ -215,7 +222,7 @@ pub(crate) struct AttemptRecord {
 impl AttemptRecord {
     /// Ends the attempt, which has lasted so many nanoseconds and has received so many bytes of messages.
     #[inline]
-    pub(crate) fn end(&self, code: Code, duration: u64, received: u64, server: &ReadySubchannel) {
-        self.method.attempt_ended(code, AttemptNumbers { duration, sent: self.sent, received }, Some(server));
+    pub(crate) fn end(&self, code: Code, duration: u64, received: u64, server: &ReadySubchannel) -> Bucketed {
+        self.method.attempt_ended(code, AttemptNumbers { duration, sent: self.sent, received }, Some(server))
     }
 }

@@ -6,11 +6,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::Code;
 
-use crate::balance::metrics::MetricsContext;
 use crate::balance::metrics::by_server::SeriesByServer;
+use crate::balance::metrics::{MetricsContext, texts_of};
 use crate::balance::pool::ready::ReadySubchannel;
 use crate::balance::status::code_name;
-use crate::metrics::{Counter, Histogram, grpc};
+use crate::metrics::{Bucketed, Counter, Histogram, grpc};
 
 /// There are so many status codes, from 0 on.
 pub(super) const CODES: usize = 17;
@@ -31,8 +31,8 @@ pub(crate) struct MethodMetrics {
     /// The series of attempts that never had a server, where series have its labels.
     unserved: SeriesByServer,
     is_by_server: bool,
-    /// Where the texts of the generated client lie that has called the method first. Others of the same texts are as good.
-    pub(super) texts: [usize; 2],
+    /// Where the texts of the generated client lie that has called the method first.
+    pub(super) texts: [usize; 4],
 }
 
 /// The values of one attempt that has ended.
@@ -76,7 +76,7 @@ impl MethodMetrics {
         let started = Counter::new(context.bind(&grpc::ATTEMPT_STARTED, &[(grpc::METHOD, &name(service, method))]));
         Self {
             is_by_server: context.is_by_server(),
-            texts: [service, method].map(|text| text.as_ptr().addr()),
+            texts: texts_of(service, method),
             context,
             service: service.into(),
             method: method.into(),
@@ -98,19 +98,20 @@ impl MethodMetrics {
         Instant::now().saturating_duration_since(self.context.epoch)
     }
 
-    /// Counts the end of an attempt. `server` is who had it.
-    pub(super) fn attempt_ended(&self, code: Code, end: AttemptNumbers, server: Option<&ReadySubchannel>) {
+    /// Counts the end of an attempt. `server` is who had it. Returns the bucket of its duration, for that of its call.
+    pub(super) fn attempt_ended(&self, code: Code, end: AttemptNumbers, server: Option<&ReadySubchannel>) -> Bucketed {
         let ends = match self.attempts[code as usize].get() {
             Some(ends) => ends,
             None => self.first_attempt_ended(code),
         };
-        ends.duration.record_nanos(end.duration);
+        let bucketed = ends.duration.record_nanos(end.duration, None);
         ends.sent.record_count(end.sent);
         ends.received.record_count(end.received);
         if self.is_by_server {
             let series = server.map_or(&self.unserved, |server| &server.subchannel.series);
             series.record(self, code, end, server);
         }
+        bucketed
     }
 
     #[cold]
@@ -128,13 +129,14 @@ impl MethodMetrics {
         })
     }
 
-    /// Counts the end of a call.
-    pub(super) fn call_ended(&self, code: Code, nanos: u64) {
+    /// Counts the end of a call. `last` is of its last attempt, which mostly has lasted as long.
+    #[inline]
+    pub(super) fn call_ended(&self, code: Code, nanos: u64, last: Option<Bucketed>) {
         let calls = match self.calls[code as usize].get() {
             Some(calls) => calls,
             None => self.first_call_ended(code),
         };
-        calls.record_nanos(nanos);
+        calls.record_nanos(nanos, last);
     }
 
     #[cold]

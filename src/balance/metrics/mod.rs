@@ -49,6 +49,9 @@ use crate::metrics::{Bound, Instrument, Metrics, grpc};
 /// `other`.
 const MAX_METHODS: usize = 1_000;
 
+/// Most clients of a channel call no more methods than these.
+const FIRST: usize = 8;
+
 /// Where the numbers of a channel go.
 pub(crate) struct MetricsContext {
     metrics: Option<Metrics>,
@@ -99,7 +102,9 @@ impl MetricsContext {
 /// The metrics of one channel.
 pub(crate) struct ChannelMetrics {
     context: Arc<MetricsContext>,
-    /// In the order of [`order`]. Replaced as a whole, so that a call looks its method up without a lock.
+    /// The first that were called, where a call finds its method soonest.
+    first: [OnceLock<Arc<MethodMetrics>>; FIRST],
+    /// All. In the order of [`order`]. Replaced as a whole, so that a call looks its method up without a lock.
     methods: ArcSwap<Vec<Arc<MethodMetrics>>>,
     /// Of calls that no generated client makes, and of methods beyond [`MAX_METHODS`].
     other: OnceLock<Arc<MethodMetrics>>,
@@ -108,15 +113,17 @@ pub(crate) struct ChannelMetrics {
     pub(crate) servers: ServerMetrics,
 }
 
+/// Where the texts of a method lie, and how long they are: those of a generated client are constants.
+#[inline]
+fn texts_of(service: &str, method: &str) -> [usize; 4] {
+    [service.as_ptr().addr(), service.len(), method.as_ptr().addr(), method.len()]
+}
+
 /// Lengths first: they tell most methods apart without a look at their texts.
 #[inline]
 fn order(known: &MethodMetrics, service: &str, method: &str) -> Ordering {
     let lengths = |service: &str, method: &str| (method.len(), service.len());
     let by_length = lengths(&known.service, &known.method).cmp(&lengths(service, method));
-    // The texts of a generated client are constants: mostly they are the very same.
-    if by_length.is_eq() && known.texts == [service, method].map(|text| text.as_ptr().addr()) {
-        return by_length;
-    }
     by_length.then_with(|| (*known.method).cmp(method)).then_with(|| (*known.service).cmp(service))
 }
 
@@ -124,6 +131,7 @@ impl ChannelMetrics {
     pub(crate) fn new(metrics: Option<Metrics>, target: Arc<str>, epoch: Instant) -> Self {
         let context = Arc::new(MetricsContext { metrics, target, epoch });
         Self {
+            first: [const { OnceLock::new() }; FIRST],
             methods: ArcSwap::default(),
             other: OnceLock::new(),
             connections: Arc::new(Connections::of_channel(context.clone())),
@@ -144,6 +152,14 @@ impl ChannelMetrics {
     #[inline]
     fn method(&self, method: &GrpcMethod<'static>) -> Arc<MethodMetrics> {
         let (service, method) = (method.service(), method.method());
+        let texts = texts_of(service, method);
+        for first in &self.first {
+            match first.get() {
+                Some(known) if known.texts == texts => return known.clone(),
+                Some(_) => {}
+                None => break,
+            }
+        }
         let methods = self.methods.load();
         match methods.binary_search_by(|known| order(known, service, method)) {
             Ok(index) => methods[index].clone(), // found there
@@ -170,7 +186,12 @@ impl ChannelMetrics {
         });
         let methods = self.methods.load();
         let known = methods.binary_search_by(|known| order(known, service, method));
-        known.map_or_else(|_| self.other(), |index| methods[index].clone()) // found there
+        let Ok(index) = known else { return self.other() };
+        let known = methods[index].clone(); // found there
+        if Arc::ptr_eq(&known, &new) {
+            let _ = self.first.iter().find(|first| first.set(new.clone()).is_ok()); // none is free, if there are many methods
+        }
+        known
     }
 
     #[inline]
