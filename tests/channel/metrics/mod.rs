@@ -1,5 +1,4 @@
 //! Metrics: what a recorder gets of a channel, and what `stats()` returns.
-#![allow(clippy::float_cmp, reason = "sums of whole numbers are exact")]
 #![allow(clippy::float_cmp)] // counts, which are whole numbers
 
 mod attempts;
