@@ -154,8 +154,10 @@ impl Default for Settings {
 
 impl Settings {
     /// Puts addresses into a status if the user asked for it. Every status passes through here on its way to the caller.
-    pub(crate) fn finish_status(&self, status: Status) -> Status {
-        if self.addresses_in_statuses { CallError::with_addresses(status) } else { status }
+    pub(crate) fn finish_status(&self, status: &mut Status) {
+        if self.addresses_in_statuses {
+            *status = CallError::with_addresses(std::mem::replace(status, Status::ok("")));
+        }
     }
 
     /// Explains in a part of a sentence why no ready server has room.

@@ -1,6 +1,6 @@
 //! The instruments of gRPC's clients, by the names of its gRFCs.
 
-use crate::metrics::bounds::{LATENCY, RETRIES, SIZE, TRANSPARENT_RETRIES};
+use crate::metrics::bounds::{Bounds, LATENCY, RETRIES, SIZE, TRANSPARENT_RETRIES};
 use crate::metrics::{Instrument, InstrumentKind};
 
 /// `pkg.Service/Method` of a generated client, else [`OTHER_METHOD`] (gRFC A66).
@@ -29,7 +29,7 @@ pub(crate) static ATTEMPT_STARTED: Instrument = Instrument {
     description: "Attempts of calls that have begun, including those that have not ended.",
     labels: &[METHOD, TARGET],
     optional_labels: &[],
-    bounds: &[],
+    bounds: Bounds::NONE,
     is_experimental: false,
 };
 
@@ -40,7 +40,7 @@ pub(crate) static ATTEMPT_DURATION: Instrument = Instrument {
     description: "Time from the beginning of an attempt, the wait for a server included, to its end.",
     labels: &[METHOD, TARGET, STATUS],
     optional_labels: &[LOCALITY, SERVER],
-    bounds: LATENCY,
+    bounds: &LATENCY,
     is_experimental: false,
 };
 
@@ -51,7 +51,7 @@ pub(crate) static ATTEMPT_SENT: Instrument = Instrument {
     description: "Bytes of all request messages of an attempt, compressed, without their prefixes.",
     labels: &[METHOD, TARGET, STATUS],
     optional_labels: &[LOCALITY, SERVER],
-    bounds: SIZE,
+    bounds: &SIZE,
     is_experimental: false,
 };
 
@@ -62,7 +62,7 @@ pub(crate) static ATTEMPT_RECEIVED: Instrument = Instrument {
     description: "Bytes of all response messages of an attempt, compressed, without their prefixes.",
     labels: &[METHOD, TARGET, STATUS],
     optional_labels: &[LOCALITY, SERVER],
-    bounds: SIZE,
+    bounds: &SIZE,
     is_experimental: false,
 };
 
@@ -73,7 +73,7 @@ pub(crate) static CALL_DURATION: Instrument = Instrument {
     description: "Time from the beginning of a call to its end, all attempts and pauses included.",
     labels: &[METHOD, TARGET, STATUS],
     optional_labels: &[],
-    bounds: LATENCY,
+    bounds: &LATENCY,
     is_experimental: false,
 };
 
@@ -84,7 +84,7 @@ pub(crate) static CALL_RETRIES: Instrument = Instrument {
     description: "Retries of a call; calls without one are not recorded.",
     labels: &[METHOD, TARGET],
     optional_labels: &[],
-    bounds: RETRIES,
+    bounds: &RETRIES,
     is_experimental: true,
 };
 
@@ -95,7 +95,7 @@ pub(crate) static CALL_TRANSPARENT_RETRIES: Instrument = Instrument {
     description: "Transparent retries of a call; calls without one are not recorded.",
     labels: &[METHOD, TARGET],
     optional_labels: &[],
-    bounds: TRANSPARENT_RETRIES,
+    bounds: &TRANSPARENT_RETRIES,
     is_experimental: true,
 };
 
@@ -106,7 +106,7 @@ pub(crate) static CALL_HEDGES: Instrument = Instrument {
     description: "Hedges of a call; calls without one are not recorded.",
     labels: &[METHOD, TARGET],
     optional_labels: &[],
-    bounds: RETRIES,
+    bounds: &RETRIES,
     is_experimental: true,
 };
 
@@ -117,7 +117,7 @@ pub(crate) static CALL_RETRY_DELAY: Instrument = Instrument {
     description: "Time of a call in which none of its attempts was active; calls without any are not recorded.",
     labels: &[METHOD, TARGET],
     optional_labels: &[],
-    bounds: LATENCY,
+    bounds: &LATENCY,
     is_experimental: true,
 };
 
@@ -128,7 +128,7 @@ pub(crate) static DISCONNECTIONS: Instrument = Instrument {
     description: "Connections to servers that have ended.",
     labels: &[TARGET, DISCONNECT_ERROR],
     optional_labels: &[LOCALITY, SERVER],
-    bounds: &[],
+    bounds: Bounds::NONE,
     is_experimental: true,
 };
 
@@ -139,7 +139,7 @@ pub(crate) static CONNECTIONS_SUCCEEDED: Instrument = Instrument {
     description: "Attempts to connect to a server that have succeeded.",
     labels: &[TARGET],
     optional_labels: &[LOCALITY, SERVER],
-    bounds: &[],
+    bounds: Bounds::NONE,
     is_experimental: true,
 };
 
@@ -150,7 +150,7 @@ pub(crate) static CONNECTIONS_FAILED: Instrument = Instrument {
     description: "Attempts to connect to a server that have failed.",
     labels: &[TARGET],
     optional_labels: &[LOCALITY, SERVER],
-    bounds: &[],
+    bounds: Bounds::NONE,
     is_experimental: true,
 };
 
@@ -161,7 +161,7 @@ pub(crate) static OPEN_CONNECTIONS: Instrument = Instrument {
     description: "Connections to servers that are open.",
     labels: &[TARGET],
     optional_labels: &[LOCALITY, SERVER],
-    bounds: &[],
+    bounds: Bounds::NONE,
     is_experimental: true,
 };
 
@@ -172,7 +172,7 @@ pub(crate) static EJECTIONS_ENFORCED: Instrument = Instrument {
     description: "Ejections of servers that were carried out.",
     labels: &[TARGET, DETECTION_METHOD],
     optional_labels: &[],
-    bounds: &[],
+    bounds: Bounds::NONE,
     is_experimental: true,
 };
 
@@ -183,6 +183,6 @@ pub(crate) static EJECTIONS_UNENFORCED: Instrument = Instrument {
     description: "Ejections of servers that were due and not carried out.",
     labels: &[TARGET, DETECTION_METHOD, UNENFORCED_REASON],
     optional_labels: &[],
-    bounds: &[],
+    bounds: Bounds::NONE,
     is_experimental: true,
 };

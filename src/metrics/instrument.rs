@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::metrics::bounds::Bounds;
+
 /// What the values of an instrument mean, in OpenTelemetry's terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -28,7 +30,7 @@ pub struct Instrument {
     pub(crate) description: &'static str,
     pub(crate) labels: &'static [&'static str],
     pub(crate) optional_labels: &'static [&'static str],
-    pub(crate) bounds: &'static [f64],
+    pub(crate) bounds: &'static Bounds,
     pub(crate) is_experimental: bool,
 }
 
@@ -66,7 +68,7 @@ impl Instrument {
     /// Returns the upper bounds of a histogram's buckets, in ascending order and in [`unit`](Self::unit); each bound belongs to its
     /// bucket. The bucket above the last one has no bound. Empty for all other kinds.
     pub fn bounds(&self) -> &'static [f64] {
-        self.bounds
+        self.bounds.values
     }
 
     /// Whether it is recorded only where [`Metrics::experimental`](crate::metrics::Metrics::experimental) asks for it (gRFC A79).

@@ -130,7 +130,7 @@ mod series;
 pub use crate::metrics::instrument::{Instrument, InstrumentKind};
 pub use crate::metrics::recorder::{BoundInstrument, Metrics, Recorder};
 pub use crate::metrics::series::Distribution;
-pub(crate) use crate::metrics::series::{Bound, Bucketed, Counter, Gauge, Histogram, UpDownCounter};
+pub(crate) use crate::metrics::series::{Bound, Counter, Gauge, Histogram, UpDownCounter, seconds};
 
 /// Returns all instruments: for adapters that describe them before the first value.
 pub fn instruments() -> impl ExactSizeIterator<Item = &'static Instrument> {

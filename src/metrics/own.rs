@@ -1,6 +1,6 @@
 //! The instruments of this crate's own.
 
-use crate::metrics::bounds::LATENCY;
+use crate::metrics::bounds::{Bounds, LATENCY};
 use crate::metrics::grpc::TARGET;
 use crate::metrics::{Instrument, InstrumentKind};
 
@@ -16,7 +16,7 @@ pub(crate) static CHANNEL_SERVERS: Instrument = Instrument {
     description: "Servers of a channel, by state.",
     labels: &[TARGET, STATE],
     optional_labels: &[],
-    bounds: &[],
+    bounds: Bounds::NONE,
     is_experimental: false,
 };
 
@@ -27,7 +27,7 @@ pub(crate) static CHANNEL_WAITING: Instrument = Instrument {
     description: "Calls that wait for a server.",
     labels: &[TARGET],
     optional_labels: &[],
-    bounds: &[],
+    bounds: Bounds::NONE,
     is_experimental: false,
 };
 
@@ -38,7 +38,7 @@ pub(crate) static CHANNEL_LEAVING_ZONE: Instrument = Instrument {
     description: "Channels whose calls go to servers outside of their zones, because none of their own is ready.",
     labels: &[TARGET],
     optional_labels: &[],
-    bounds: &[],
+    bounds: Bounds::NONE,
     is_experimental: false,
 };
 
@@ -49,7 +49,7 @@ pub(crate) static RESOLVER_CONNECTED: Instrument = Instrument {
     description: "Services whose set of servers etcd confirms at present.",
     labels: &[SERVICE],
     optional_labels: &[],
-    bounds: &[],
+    bounds: Bounds::NONE,
     is_experimental: false,
 };
 
@@ -60,7 +60,7 @@ pub(crate) static RESOLVER_STALENESS: Instrument = Instrument {
     description: "Time since etcd has last confirmed the set of servers, or since the start; 0 while it confirms it.",
     labels: &[SERVICE],
     optional_labels: &[],
-    bounds: &[],
+    bounds: Bounds::NONE,
     is_experimental: false,
 };
 
@@ -71,7 +71,7 @@ pub(crate) static RESOLVER_RELISTS: Instrument = Instrument {
     description: "Lists after which a watch has begun anew because it could not be resumed, or etcd was replaced.",
     labels: &[SERVICE],
     optional_labels: &[],
-    bounds: &[],
+    bounds: Bounds::NONE,
     is_experimental: false,
 };
 
@@ -82,7 +82,7 @@ pub(crate) static RESOLVER_UNREADABLE: Instrument = Instrument {
     description: "Records of a service that cannot be read.",
     labels: &[SERVICE],
     optional_labels: &[],
-    bounds: &[],
+    bounds: Bounds::NONE,
     is_experimental: false,
 };
 
@@ -93,7 +93,7 @@ pub(crate) static RESOLVER_HELD: Instrument = Instrument {
     description: "Instances that etcd has lost in a doubtful way: channels hold those whose servers answer.",
     labels: &[SERVICE],
     optional_labels: &[],
-    bounds: &[],
+    bounds: Bounds::NONE,
     is_experimental: false,
 };
 
@@ -104,7 +104,7 @@ pub(crate) static RESOLVER_INSTANCES: Instrument = Instrument {
     description: "Known instances of a service, by state: current, cached or stale; those that drain: draining.",
     labels: &[SERVICE, STATE],
     optional_labels: &[],
-    bounds: &[],
+    bounds: Bounds::NONE,
     is_experimental: false,
 };
 
@@ -115,7 +115,7 @@ pub(crate) static RESOLVER_CHANGES: Instrument = Instrument {
     description: "Records of a service that have come, gone or changed.",
     labels: &[SERVICE],
     optional_labels: &[],
-    bounds: &[],
+    bounds: Bounds::NONE,
     is_experimental: false,
 };
 
@@ -126,7 +126,7 @@ pub(crate) static REGISTRAR_REGISTERED: Instrument = Instrument {
     description: "Registrations that have not left, by state.",
     labels: &[SERVICE, STATE],
     optional_labels: &[],
-    bounds: &[],
+    bounds: Bounds::NONE,
     is_experimental: false,
 };
 
@@ -137,7 +137,7 @@ pub(crate) static REGISTRAR_LEASES_LOST: Instrument = Instrument {
     description: "Leases that have ended while registrations needed them.",
     labels: &[],
     optional_labels: &[],
-    bounds: &[],
+    bounds: Bounds::NONE,
     is_experimental: false,
 };
 
@@ -148,7 +148,7 @@ pub(crate) static REGISTRAR_KEYS_REPAIRED: Instrument = Instrument {
     description: "Keys that were put again because someone had deleted or overwritten them.",
     labels: &[SERVICE],
     optional_labels: &[],
-    bounds: &[],
+    bounds: Bounds::NONE,
     is_experimental: false,
 };
 
@@ -159,7 +159,7 @@ pub(crate) static REGISTRAR_RENEWAL_DURATION: Instrument = Instrument {
     description: "Time from a renewal of a lease to its success; renewals that fail are not recorded.",
     labels: &[],
     optional_labels: &[],
-    bounds: LATENCY,
+    bounds: &LATENCY,
     is_experimental: false,
 };
 
@@ -170,7 +170,7 @@ pub(crate) static SERVER_STATE: Instrument = Instrument {
     description: "Servers of `Serve` that have not stopped, by state; one of several services counts in each.",
     labels: &[SERVICE, STATE],
     optional_labels: &[],
-    bounds: &[],
+    bounds: Bounds::NONE,
     is_experimental: false,
 };
 
@@ -181,6 +181,6 @@ pub(crate) static SERVER_CONNECTIONS: Instrument = Instrument {
     description: "Open connections of servers of `Serve`; those of a server of several services count in each.",
     labels: &[SERVICE],
     optional_labels: &[],
-    bounds: &[],
+    bounds: Bounds::NONE,
     is_experimental: false,
 };

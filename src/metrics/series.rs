@@ -147,83 +147,63 @@ impl Drop for Gauge {
     }
 }
 
-/// A distribution. Its count is the sum of its buckets, so that a snapshot is consistent.
+/// A distribution of whole numbers: of nanoseconds where the unit is a second. Its count is the sum of its buckets, so that a
+/// snapshot is consistent.
 pub(crate) struct Histogram {
     instrument: &'static Instrument,
     /// One more than the instrument has bounds.
     buckets: Box<[AtomicU64]>,
-    /// In parts of the unit: integers can be added atomically.
+    /// Of times in microseconds, whose sum overflows in half a million years of calls.
     sum: AtomicU64,
-    parts: f64,
     bound: Bound,
 }
 
-/// A time, and the bucket that it belongs to.
-#[derive(Clone, Copy)]
-pub(crate) struct Bucketed {
-    nanos: u64,
-    bucket: usize,
-}
-
-/// The parts of a unit in which its sum is kept: seconds in microseconds, whose sum overflows in half a million years of calls, and
-/// whole numbers as they are.
-fn parts_of(unit: &str) -> f64 {
-    if unit == "s" { 1e6 } else { 1.0 }
+/// How a time reads in seconds. Divided, because a product would move some bounds to the bucket above.
+pub(crate) fn seconds(nanos: u64) -> f64 {
+    nanos as f64 / 1e9
 }
 
 impl Histogram {
     pub(crate) fn new(instrument: &'static Instrument, bound: Bound) -> Self {
-        let buckets = (0..=instrument.bounds.len()).map(|_| AtomicU64::new(0)).collect();
-        Self { instrument, buckets, sum: AtomicU64::new(0), parts: parts_of(instrument.unit), bound }
+        let buckets = (0..=instrument.bounds.values.len()).map(|_| AtomicU64::new(0)).collect();
+        Self { instrument, buckets, sum: AtomicU64::new(0), bound }
     }
 
-    #[inline]
-    pub(crate) fn record(&self, value: f64) {
-        self.record_in(self.bucket_of(value), value, (value * self.parts) as u64);
-    }
-
-    /// The same of a whole number.
+    /// Records a number.
     #[inline]
     pub(crate) fn record_count(&self, value: u64) {
-        self.record_in(self.bucket_of(value as f64), value as f64, value);
+        self.record_in(self.instrument.bounds.bucket_of(value), value);
+        if self.bound.is_bound() {
+            self.bound.record(value as f64);
+        }
     }
 
-    /// The same of a time. The sum is kept in microseconds. Takes what is known of the same time in a histogram with the same bounds.
+    /// Records a time.
     #[inline]
-    pub(crate) fn record_nanos(&self, nanos: u64, known: Option<Bucketed>) -> Bucketed {
-        let value = nanos as f64 * 1e-9;
-        let known = known.filter(|known| known.nanos == nanos);
-        let bucket = known.map_or_else(|| self.bucket_of(value), |known| known.bucket);
-        self.record_in(bucket, value, nanos / 1_000);
-        Bucketed { nanos, bucket }
-    }
-
-    #[inline]
-    fn bucket_of(&self, value: f64) -> usize {
-        // Most sizes are in one of the first two.
-        match self.instrument.bounds {
-            [first, second, ..] if value <= *second => usize::from(value > *first),
-            bounds => bounds.partition_point(|bound| *bound < value),
+    pub(crate) fn record_nanos(&self, nanos: u64) {
+        self.record_in(self.instrument.bounds.bucket_of(nanos), nanos / 1_000);
+        if self.bound.is_bound() {
+            self.bound.record(seconds(nanos));
         }
     }
 
     #[inline]
-    fn record_in(&self, bucket: usize, value: f64, parts: u64) {
-        self.sum.fetch_add(parts, Ordering::Relaxed);
+    fn record_in(&self, bucket: usize, value: u64) {
+        self.sum.fetch_add(value, Ordering::Relaxed);
         self.buckets[bucket].fetch_add(1, Ordering::Release); // a bucket more than bounds
-        self.bound.record(value);
     }
 
-    #[inline]
+    /// Records a time.
     pub(crate) fn record_time(&self, time: Duration) {
-        self.record(time.as_secs_f64());
+        self.record_nanos(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
     }
 
     pub(crate) fn distribution(&self) -> Distribution {
         // Who reads an end here reads the beginning before it afterwards.
         let buckets = self.buckets.iter().map(|bucket| bucket.load(Ordering::Acquire)).collect();
-        let sum = self.sum.load(Ordering::Relaxed) as f64 / self.parts;
-        Distribution { bounds: self.instrument.bounds, buckets, sum }
+        let parts = if self.instrument.unit == "s" { 1e6 } else { 1.0 };
+        let sum = self.sum.load(Ordering::Relaxed) as f64 / parts;
+        Distribution { bounds: self.instrument.bounds.values, buckets, sum }
     }
 }
 
@@ -238,7 +218,7 @@ pub struct Distribution {
 impl Distribution {
     /// Without a value.
     pub(crate) fn empty(instrument: &'static Instrument) -> Self {
-        Self { bounds: instrument.bounds, buckets: vec![0; instrument.bounds.len() + 1], sum: 0.0 }
+        Self { bounds: instrument.bounds(), buckets: vec![0; instrument.bounds().len() + 1], sum: 0.0 }
     }
 
     /// Returns the number of values.
@@ -275,7 +255,7 @@ mod tests {
 
     #[test]
     fn a_distribution_prints_the_buckets_that_hold_something() {
-        let (bounds, buckets) = (crate::metrics::bounds::RETRIES, vec![0, 2, 0, 0, 0, 1]);
+        let (bounds, buckets) = (crate::metrics::bounds::RETRIES.values, vec![0, 2, 0, 0, 0, 1]);
         let distribution = Distribution { bounds, buckets, sum: 11.0 };
         assert_eq!(format!("{distribution:?}"), "Distribution { count: 3, sum: 11.0, buckets: [(2.0, 2), (inf, 1)] }");
     }

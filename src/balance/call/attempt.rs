@@ -20,6 +20,7 @@ use crate::balance::call::retry::PREVIOUS_ATTEMPTS;
 use crate::balance::call::state::AttemptOutcome::{self, Done};
 use crate::balance::call::state::CallState;
 use crate::balance::pool::ready::ReadySubchannel;
+use crate::balance::runtime::nanos::Nanos;
 use crate::balance::status;
 use crate::balance::status::headers::request_too_large;
 use crate::connection::{Exchange, FailureKind};
@@ -37,13 +38,13 @@ impl CallState {
     ///
     /// # Errors
     /// What becomes of the call if it was not sent.
-    pub(super) fn begin_attempt(&mut self, picked: PickedServer, sent_at: Duration) -> Result<(), Box<AttemptOutcome>> {
+    pub(super) fn begin_attempt(&mut self, picked: PickedServer, sent_at: Nanos) -> Result<(), Box<AttemptOutcome>> {
         let (exchange, reporter) = self.send(picked, sent_at)?;
         let watched = if self.is_timed() {
             if self.first_sent_ms == 0 {
-                self.first_sent_ms = wrapping_ms(sent_at);
+                self.first_sent_ms = wrapping_ms(sent_at.time());
             }
-            self.earlier_deadline(sent_at)
+            self.earlier_deadline(sent_at.time())
         } else {
             self.wait_limits.deadline
         };
@@ -112,7 +113,7 @@ impl CallState {
     pub(super) fn send(
         &mut self,
         picked: PickedServer,
-        sent_at: Duration,
+        sent_at: Nanos,
     ) -> Result<(Exchange<ReplayBody>, AttemptReporter), Box<AttemptOutcome>> {
         let PickedServer { subchannel, permit, picker } = picked;
         let Some(head) = self.request_head(&subchannel, self.attempts) else {

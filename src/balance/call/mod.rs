@@ -56,6 +56,7 @@ use crate::balance::call::spans::CallSpan;
 use crate::balance::call::state::{AttemptOutcome, CallState};
 use crate::balance::metrics::{Another, CallRecord, WaitingCall};
 use crate::balance::partition::Partition;
+use crate::balance::runtime::nanos::Nanos;
 use crate::balance::shared::ChannelHandle;
 use crate::balance::{runtime, status};
 
@@ -70,35 +71,36 @@ pub(super) fn call(
     let mut state = CallState::new(channel.shared.clone(), request);
     async move {
         state.begin();
-        let result = state.run().await;
+        let mut result = state.run().await;
         drop(channel);
-        finish(result, state.record, state.span, &state.shared)
+        finish(&mut result, state.record, state.span, &state.shared);
+        result
     }
 }
 
 /// Ends a call with what its caller gets, or leaves that to the body of the response.
 fn finish(
-    result: Result<Response<ResponseBody>, Status>,
+    result: &mut Result<Response<ResponseBody>, Status>,
     mut record: CallRecord,
     mut span: CallSpan,
     partition: &Partition,
-) -> Result<Response<ResponseBody>, Status> {
-    let mut result = result.map_err(|status| partition.settings.finish_status(status));
-    match &mut result {
-        Ok(response) => {
-            if let Some(mut record) = response.body_mut().end_call_with(record) {
-                record.end_now(status::code_in(response.headers()).unwrap_or(Code::Unknown));
-            }
+) {
+    match result {
+        Ok(response) if response.body().is_over() => {
+            record.end_now(status::code_in(response.headers()).unwrap_or(Code::Unknown));
         }
-        Err(status) => record.end_now(status.code()),
+        Ok(response) => response.body_mut().end_call_with(record),
+        Err(status) => {
+            partition.settings.finish_status(status);
+            record.end_now(status.code());
+        }
     }
-    span.head(&mut result);
-    result
+    span.head(result);
 }
 
 impl Partition {
     /// Lets a runtime that stood still before this time read its sockets first.
-    async fn catch_up(&self, before: Duration) {
+    async fn catch_up(&self, before: Nanos) {
         if let Some(pause) = self.pause_detector.pause_before(before) {
             let servers = self.servers.load().len();
             let connections = self.ready.load().connections();
@@ -148,11 +150,11 @@ impl CallState {
                     let waits = match std::future::poll_fn(|cx| self.poll_attempt(cx)).await {
                         AfterHead::Decided(outcome) => {
                             if self.is_timed() {
-                                self.add_duration_of(&outcome, sent_at);
+                                self.add_duration_of(&outcome, sent_at.time());
                             }
                             break 'outcome outcome;
                         }
-                        after_head => self.outcome_of(after_head, sent_at),
+                        after_head => self.outcome_of(after_head, sent_at.time()),
                     };
                     waits.await
                 }
@@ -183,12 +185,12 @@ impl CallState {
     }
 
     /// Begins another attempt, after the one that was sent then.
-    fn begin_again(&mut self, why: Another, sent_at: Duration) {
+    fn begin_again(&mut self, why: Another, sent_at: Nanos) {
         self.restore_headers();
         let now = self.now();
         self.record.again(why, now);
         // Neither the attempt nor the pause is a wait for a server: the wait limit does not count them.
-        self.wait_limits.started += now.saturating_sub(sent_at);
+        self.wait_limits.started += now.since(sent_at).time();
     }
 
     /// Pauses before a retry.
@@ -203,8 +205,8 @@ impl CallState {
     }
 
     /// Returns the present time, since the channel's epoch.
-    fn now(&self) -> Duration {
-        self.shared.since_epoch(Instant::now())
+    fn now(&self) -> Nanos {
+        Nanos::new(self.shared.since_epoch(Instant::now()))
     }
 
     fn pick(&self) -> PickOutcome {

@@ -14,7 +14,6 @@ use crate::balance::policy::{AttemptEnd, AttemptResult, Picker};
 use crate::balance::pool::ready::ReadySubchannel;
 use crate::balance::runtime::nanos::Nanos;
 use crate::balance::subchannel::cost::Peers;
-use crate::metrics::Bucketed;
 use crate::panics::catch;
 
 /// Reports one attempt at one server, from the moment it is sent. It belongs to the attempt and then to the response's body.
@@ -43,7 +42,7 @@ pub(crate) struct AttemptReporter {
     time_to_head: Nanos,
     /// For metrics, which get the end of the attempt.
     pub(crate) record: AttemptRecord,
-    /// How long the attempt has waited for its server, in seconds. Short, because the future of a call has no room.
+    /// How long the attempt has waited for its server, in nanoseconds. Short, because the future of a call has no room.
     waited: f32,
     /// The server's count of ejections when the attempt was sent: results from before an ejection do not count after it.
     ejection_term: u16,
@@ -54,21 +53,14 @@ pub(crate) struct AttemptReporter {
     span: AttemptSpan,
 }
 
-/// The end of an attempt, which may be that of its call too.
-pub(crate) struct Ended {
-    /// Since the channel's epoch.
-    pub(crate) at: Duration,
-    pub(crate) duration: Option<Bucketed>,
-}
-
 impl AttemptReporter {
     /// Tells the server's cost that an attempt is sent. `sent_at` counts from the channel's epoch.
     pub(crate) fn new(
         subchannel: Arc<ReadySubchannel>,
         picker: Arc<dyn Picker>,
         shared: Arc<Partition>,
-        sent_at: Duration,
-        (record, waited): (AttemptRecord, Duration),
+        sent_at: Nanos,
+        (record, waited): (AttemptRecord, Nanos),
         span: AttemptSpan,
     ) -> Self {
         subchannel.subchannel.cost.sent(sent_at);
@@ -77,10 +69,10 @@ impl AttemptReporter {
             subchannel,
             picker,
             shared,
-            sent_at: Nanos::new(sent_at),
+            sent_at,
             time_to_head: Nanos::MAX,
             record,
-            waited: waited.as_secs_f32(),
+            waited: if waited.0 == 0 { 0.0 } else { waited.0 as f32 },
             ejection_term,
             is_end_awaited: false,
             is_over: false,
@@ -95,9 +87,9 @@ impl AttemptReporter {
     /// Reports the head of a response. Only a head that is no failure counts for the server's latency.
     pub(crate) fn head_received(&mut self, is_success: bool) {
         let now = self.now();
-        let (server, latency) = (&self.subchannel.subchannel, self.sent_at.until(now));
+        let (server, latency) = (&self.subchannel.subchannel, now.since(self.sent_at));
         server.cost.head_settled();
-        self.time_to_head = Nanos::new(latency);
+        self.time_to_head = latency;
         self.shared.pause_detector.mark_running(now);
         if is_success {
             server.cost.answered(latency, now);
@@ -106,18 +98,18 @@ impl AttemptReporter {
 
     /// Reports the end of the attempt with this code: to cost, retry budget, outlier detection, picker and metrics. Returns
     /// when that was, as all ends do.
-    pub(crate) fn report(&mut self, code: Code) -> Ended {
+    pub(crate) fn report(&mut self, code: Code) -> Nanos {
         self.report_as(code, code, 0)
     }
 
     /// The same, after so many bytes of messages. Metrics get what the caller is told, which may be something else than the server
     /// has said.
-    pub(crate) fn report_as(&mut self, code: Code, told: Code, received: u64) -> Ended {
+    pub(crate) fn report_as(&mut self, code: Code, told: Code, received: u64) -> Nanos {
         let now = self.now();
         let server = &self.subchannel.subchannel;
         if code == Code::Ok {
             self.shared.retry_budget.on_success();
-            server.cost.succeeded(self.sent_at.until(now), || self.peers(now));
+            server.cost.succeeded(now.since(self.sent_at), || self.peers(now.time()));
         } else {
             self.add_failure_cost(now);
         }
@@ -140,13 +132,13 @@ impl AttemptReporter {
     }
 
     /// Ends the attempt without a report to cost and counters: how it ended says nothing about the server.
-    pub(crate) fn discard(&mut self, result: AttemptResult, told: Code, received: u64) -> Ended {
+    pub(crate) fn discard(&mut self, result: AttemptResult, told: Code, received: u64) -> Nanos {
         self.end(result, told, received, self.now())
     }
 
     /// Ends an attempt that is given up.
     #[inline]
-    pub(crate) fn give_up(&mut self, told: Code, received: u64) -> Ended {
+    pub(crate) fn give_up(&mut self, told: Code, received: u64) -> Nanos {
         let now = self.now();
         if !self.is_over && (self.time_to_head().is_none() || self.is_end_awaited) {
             self.add_failure_cost(now);
@@ -155,27 +147,27 @@ impl AttemptReporter {
     }
 
     #[inline]
-    fn end(&mut self, result: AttemptResult, told: Code, received: u64, now: Duration) -> Ended {
+    fn end(&mut self, result: AttemptResult, told: Code, received: u64, now: Nanos) -> Nanos {
         if std::mem::replace(&mut self.is_over, true) {
-            return Ended { at: now, duration: None };
+            return now;
         }
-        let (time_to_head, mut nanos) = (self.time_to_head(), self.sent_at.nanos_until(now));
-        let time_to_end = Duration::from_nanos(nanos);
+        let (time_to_head, time_to_end) = (self.time_to_head(), now.since(self.sent_at));
+        let mut duration = time_to_end.0;
         if self.waited > 0.0 {
-            nanos += (f64::from(self.waited) * 1e9) as u64; // as far as the clock goes, it fits
+            duration += self.waited as u64; // as far as the clock goes, it fits
         }
-        let duration = self.record.end(told, nanos, received, &self.subchannel);
+        self.record.end(told, duration, received, &self.subchannel);
         if time_to_head.is_none() {
             self.subchannel.subchannel.cost.head_settled();
         }
-        let end = AttemptEnd { server: &self.subchannel.server, result, time_to_head, time_to_end };
+        let end = AttemptEnd { server: &self.subchannel.server, result, time_to_head, time_to_end: time_to_end.time() };
         if std::thread::panicking() {
             let _ = catch(|| self.picker.ended(&end)); // a second panic would end the process
         } else {
             self.picker.ended(&end);
         }
         self.span.end(told);
-        Ended { at: now, duration: Some(duration) }
+        now
     }
 
     #[inline]
@@ -183,14 +175,14 @@ impl AttemptReporter {
         (self.time_to_head != Nanos::MAX).then(|| self.time_to_head.time())
     }
 
-    fn add_failure_cost(&self, now: Duration) {
-        let (server, age) = (&self.subchannel.subchannel, self.sent_at.until(now));
+    fn add_failure_cost(&self, now: Nanos) {
+        let (server, age, now) = (&self.subchannel.subchannel, now.since(self.sent_at).time(), now.time());
         server.cost.failed(age, self.time_to_head().unwrap_or(age), now, &self.peers(now));
     }
 
     /// Returns the time since the channel's epoch.
-    fn now(&self) -> Duration {
-        self.shared.since_epoch(Instant::now())
+    fn now(&self) -> Nanos {
+        Nanos::new(self.shared.since_epoch(Instant::now()))
     }
 
     /// Returns what the other ready servers do, as the measure for this one.

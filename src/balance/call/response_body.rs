@@ -15,11 +15,12 @@ use tonic::{Code, Status};
 
 use crate::address::Address;
 use crate::balance::call::deadline::DeadlineTimer;
-use crate::balance::call::reporter::{AttemptReporter, Ended};
+use crate::balance::call::reporter::AttemptReporter;
 use crate::balance::call::spans::CallSpan;
 use crate::balance::method_config::message_limit::{MessageLimit, MessageScanner, MessageTooLarge};
 use crate::balance::metrics::{CallRecord, MessageSizes};
 use crate::balance::policy::AttemptResult;
+use crate::balance::runtime::nanos::Nanos;
 use crate::balance::runtime::timer::Timer;
 use crate::balance::status;
 use crate::balance::status::call_error::add_server_header;
@@ -123,17 +124,14 @@ impl ResponseBody {
         })))
     }
 
-    /// Lets the call end with the body, which its caller gets now. Gives the call back if the response has ended with its head.
+    /// Lets the call end with the body, which its caller gets now.
     #[inline]
-    pub(crate) fn end_call_with(&mut self, mut call: CallRecord) -> Option<CallRecord> {
-        match &mut self.0 {
-            None => return Some(call),
-            Some(open) => match open.code_of_whole() {
-                None => open.call = Some(call),
-                Some(code) => call.end_now(code), // it was held back
-            },
+    pub(crate) fn end_call_with(&mut self, mut call: CallRecord) {
+        match self.0.as_mut().map(|open| (open.code_of_whole(), open)) {
+            Some((None, open)) => open.call = Some(call),
+            Some((Some(code), _)) => call.end_now(code), // it was held back
+            None => call.end_now(Code::Unknown),         // it has ended with its head, and is not asked
         }
-        None
     }
 
     /// Returns the code of a response that was read ahead to its end. One without trailers has none of its own.
@@ -355,19 +353,19 @@ impl OpenBody {
     fn report_as(&mut self, code: Code, told: Code) {
         self.add_sent();
         let ended = self.reporter.report_as(code, told, self.received);
-        self.end_call(told, &ended);
+        self.end_call(told, ended);
     }
 
     fn discard(&mut self, told: Code) {
         self.add_sent();
         let ended = self.reporter.discard(AttemptResult::Dropped, told, self.received);
-        self.end_call(told, &ended);
+        self.end_call(told, ended);
     }
 
     fn give_up(&mut self, told: Code) {
         self.add_sent();
         let ended = self.reporter.give_up(told, self.received);
-        self.end_call(told, &ended);
+        self.end_call(told, ended);
     }
 
     /// Adds what a task has sent of the request.
@@ -378,19 +376,20 @@ impl OpenBody {
     }
 
     #[inline]
-    fn end_call(&mut self, code: Code, ended: &Ended) {
-        if let Some(mut call) = self.call.take() {
-            call.end(code, ended.at, ended.duration);
+    fn end_call(&mut self, code: Code, ended: Nanos) {
+        if let Some(call) = &mut self.call {
+            call.end(code, ended);
         }
     }
 
     /// Makes the status that the caller gets.
     fn status(&self, error: BodyError) -> Status {
-        let status = match error {
+        let mut status = match error {
             BodyError::DeadlineExceeded(status) | BodyError::TooLarge(status) => status,
             BodyError::Failed(failure) => status::from_failure(failure, self.reporter.address()),
         };
-        self.reporter.shared.settings.finish_status(status)
+        self.reporter.shared.settings.finish_status(&mut status);
+        status
     }
 }
 

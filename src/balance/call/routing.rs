@@ -14,6 +14,7 @@ use crate::balance::partition::{Partition, Partitions};
 use crate::balance::pool::select::RouteValues;
 use crate::balance::route::Route;
 use crate::balance::route::resolve::{Misrouted, Wanted, resolve};
+use crate::balance::runtime::nanos::Nanos;
 use crate::balance::shared::{ChannelHandle, Settings};
 use crate::balance::{runtime, status};
 
@@ -50,7 +51,7 @@ pub(in crate::balance) fn routed_call(
         state.begin();
         let entered =
             if is_found { Ok(()) } else { Box::pin(state.enter_partition(&channel.partitions, &values)).await };
-        let result = match entered {
+        let mut result = match entered {
             Ok(()) => {
                 state.leave_if_ejected();
                 state.run().await
@@ -58,7 +59,8 @@ pub(in crate::balance) fn routed_call(
             Err(status) => Err(status),
         };
         drop(channel);
-        finish(result, state.record, state.span, &state.shared)
+        finish(&mut result, state.record, state.span, &state.shared);
+        result
     }
 }
 
@@ -73,8 +75,9 @@ pub(in crate::balance) fn misrouted(
     async move {
         state.begin();
         let status = status::without_server(Code::Internal, text.clone(), &text);
-        let result = runtime::require_runtime().and(Err(status));
-        finish(result, state.record, state.span, &state.shared)
+        let mut result = runtime::require_runtime().and(Err(status));
+        finish(&mut result, state.record, state.span, &state.shared);
+        result
     }
 }
 
@@ -103,7 +106,7 @@ impl CallState {
         runtime::require_runtime()?;
         // What the runtime has not heard yet, because nobody has driven it, may be about this route.
         if runtime::require_timers().is_ok() {
-            self.shared.catch_up(self.shared.since_epoch(self.wait_limits.started)).await;
+            self.shared.catch_up(Nanos::new(self.shared.since_epoch(self.wait_limits.started))).await;
         }
         if let Some(found) = partitions.find(values) {
             self.shared = found;

@@ -8,7 +8,7 @@ use tonic::Code;
 use crate::balance::metrics::method::{AttemptNumbers, MethodMetrics};
 use crate::balance::pool::ready::ReadySubchannel;
 use crate::balance::status::code_name;
-use crate::metrics::{Bound, grpc};
+use crate::metrics::{Bound, grpc, seconds};
 
 /// The series of one server, which go with it; or those of attempts without a server.
 #[derive(Default)]
@@ -39,7 +39,7 @@ impl SeriesByServer {
         let is_it = |series: &&Arc<Series>| series.method == key && series.code == code && *series.zone == *zone;
         let known = self.0.load().iter().find(is_it).cloned();
         let series = known.unwrap_or_else(|| self.add(method, code, zone, server));
-        series.duration.record(end.duration as f64 * 1e-9);
+        series.duration.record(seconds(end.duration));
         series.sent.record(end.sent as f64);
         series.received.record(end.received as f64);
     }

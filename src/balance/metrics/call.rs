@@ -8,7 +8,6 @@ use tonic::Code;
 use crate::balance::metrics::method::{AttemptNumbers, MethodMetrics};
 use crate::balance::pool::ready::ReadySubchannel;
 use crate::balance::runtime::nanos::Nanos;
-use crate::metrics::Bucketed;
 
 /// Why a call has a further attempt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,8 +40,8 @@ impl Stage {
     const NONE: Self = Self(u64::MAX);
     const WAITING: u64 = 1 << 63;
 
-    fn begun(now: Duration) -> Self {
-        Self(Nanos::new(now).0 | Self::WAITING)
+    fn begun(now: Nanos) -> Self {
+        Self(now.0 | Self::WAITING)
     }
 
     fn begun_at(self) -> Nanos {
@@ -76,9 +75,9 @@ struct MadeAgain {
 }
 
 impl MadeAgain {
-    fn end_delay(&mut self, now: Duration) {
+    fn end_delay(&mut self, now: Nanos) {
         if let Some(since) = self.delayed_since.take() {
-            self.delay = self.delay.saturating_add(since.until(now));
+            self.delay = self.delay.saturating_add(now.since(since).time());
         }
     }
 }
@@ -90,21 +89,21 @@ impl CallRecord {
 
     /// Begins the call and its first attempt. All times count from the channel's epoch.
     #[inline]
-    pub(crate) fn begin(&mut self, now: Duration) {
+    pub(crate) fn begin(&mut self, now: Nanos) {
         self.stage = Stage::begun(now);
         self.method.started.add(1);
     }
 
     /// When the call has begun.
     #[inline]
-    pub(crate) fn begun_at(&self) -> Duration {
-        self.stage.begun_at().time()
+    pub(crate) fn begun_at(&self) -> Nanos {
+        self.stage.begun_at()
     }
 
     /// The attempt that has waited for a server is sent to one. Returns its record, and how long it has waited.
     #[inline]
-    pub(crate) fn sent(&mut self, now: Duration) -> (AttemptRecord, Duration) {
-        let waited = self.attempt_begun_at().until(now);
+    pub(crate) fn sent(&mut self, now: Nanos) -> (AttemptRecord, Nanos) {
+        let waited = now.since(self.attempt_begun_at());
         self.stage = self.stage.sent();
         (AttemptRecord { method: self.method.clone(), sent: 0 }, waited)
     }
@@ -116,9 +115,9 @@ impl CallRecord {
 
     /// Begins another attempt, which looks for a server now. One before it that has found none has ended with its connection.
     #[cold]
-    pub(crate) fn again(&mut self, why: Another, now: Duration) {
+    pub(crate) fn again(&mut self, why: Another, now: Nanos) {
         self.end_attempt(Code::Unavailable, now);
-        self.count(why).begun_at = Some(Nanos::new(now));
+        self.count(why).begun_at = Some(now);
         self.stage = self.stage.waiting();
     }
 
@@ -143,41 +142,42 @@ impl CallRecord {
 
     /// Begins a time in which no attempt is active. It ends with the call at the latest.
     #[cold]
-    pub(crate) fn begin_delay(&mut self, now: Duration) {
-        self.again.get_or_insert_default().delayed_since = Some(Nanos::new(now));
+    pub(crate) fn begin_delay(&mut self, now: Nanos) {
+        self.again.get_or_insert_default().delayed_since = Some(now);
     }
 
     #[cold]
-    pub(crate) fn end_delay(&mut self, now: Duration) {
+    pub(crate) fn end_delay(&mut self, now: Nanos) {
         self.again.iter_mut().for_each(|again| again.end_delay(now));
     }
 
-    /// Ends the call, and with it an attempt that has no server. Only the first end counts. `last` is of its last attempt.
+    /// Ends the call, and with it an attempt that has no server. Only the first end counts.
     #[inline]
-    pub(crate) fn end(&mut self, code: Code, now: Duration, last: Option<Bucketed>) {
+    pub(crate) fn end(&mut self, code: Code, now: Nanos) {
         if self.stage == Stage::NONE {
             return;
         }
-        self.end_attempt(code, now);
-        let begun_at = std::mem::replace(&mut self.stage, Stage::NONE).begun_at();
-        if let Some(mut again) = self.again.take() {
-            again.end_delay(now);
-            self.end_again(&again);
+        if self.stage.is_waiting() {
+            self.end_attempt(code, now);
         }
-        self.method.call_ended(code, begun_at.nanos_until(now), last);
+        let begun_at = std::mem::replace(&mut self.stage, Stage::NONE).begun_at();
+        if self.again.is_some() {
+            self.end_again(now);
+        }
+        self.method.call_ended(code, now.since(begun_at).0);
     }
 
     /// Ends the call at this moment.
     #[cold]
     pub(crate) fn end_now(&mut self, code: Code) {
-        let now = self.method.now();
-        self.end(code, now, None);
+        self.end(code, self.method.now());
     }
 
-    #[inline]
-    fn end_attempt(&mut self, code: Code, now: Duration) {
+    /// Ends an attempt that has no server, if there is one.
+    #[cold]
+    fn end_attempt(&mut self, code: Code, now: Nanos) {
         if self.stage.is_waiting() {
-            let duration = self.attempt_begun_at().nanos_until(now);
+            let duration = now.since(self.attempt_begun_at()).0;
             self.stage = self.stage.sent();
             self.method.attempt_ended(code, AttemptNumbers { duration, sent: 0, received: 0 }, None);
         }
@@ -185,7 +185,9 @@ impl CallRecord {
 
     /// Zero is not recorded (gRFC A96).
     #[cold]
-    fn end_again(&self, again: &MadeAgain) {
+    fn end_again(&mut self, now: Nanos) {
+        let Some(mut again) = self.again.take() else { return };
+        again.end_delay(now);
         let of_method = self.method.again();
         for (count, histogram) in [
             (again.retries, &of_method.retries),
@@ -193,7 +195,7 @@ impl CallRecord {
             (again.hedges, &of_method.hedges),
         ] {
             if count > 0 {
-                histogram.record(count.into());
+                histogram.record_count(count.into());
             }
         }
         if !again.delay.is_zero() {
@@ -222,7 +224,7 @@ pub(crate) struct AttemptRecord {
 impl AttemptRecord {
     /// Ends the attempt, which has lasted so many nanoseconds and has received so many bytes of messages.
     #[inline]
-    pub(crate) fn end(&self, code: Code, duration: u64, received: u64, server: &ReadySubchannel) -> Bucketed {
-        self.method.attempt_ended(code, AttemptNumbers { duration, sent: self.sent, received }, Some(server))
+    pub(crate) fn end(&self, code: Code, duration: u64, received: u64, server: &ReadySubchannel) {
+        self.method.attempt_ended(code, AttemptNumbers { duration, sent: self.sent, received }, Some(server));
     }
 }

@@ -1,7 +1,6 @@
 //! The numbers of one method of a channel.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use tokio::time::Instant;
 use tonic::Code;
@@ -9,8 +8,9 @@ use tonic::Code;
 use crate::balance::metrics::by_server::SeriesByServer;
 use crate::balance::metrics::{MetricsContext, texts_of};
 use crate::balance::pool::ready::ReadySubchannel;
+use crate::balance::runtime::nanos::Nanos;
 use crate::balance::status::code_name;
-use crate::metrics::{Bucketed, Counter, Histogram, grpc};
+use crate::metrics::{Counter, Histogram, grpc};
 
 /// There are so many status codes, from 0 on.
 pub(super) const CODES: usize = 17;
@@ -94,24 +94,24 @@ impl MethodMetrics {
     }
 
     /// The time since the channel's epoch.
-    pub(super) fn now(&self) -> Duration {
-        Instant::now().saturating_duration_since(self.context.epoch)
+    pub(super) fn now(&self) -> Nanos {
+        Nanos::new(Instant::now().saturating_duration_since(self.context.epoch))
     }
 
-    /// Counts the end of an attempt. `server` is who had it. Returns the bucket of its duration, for that of its call.
-    pub(super) fn attempt_ended(&self, code: Code, end: AttemptNumbers, server: Option<&ReadySubchannel>) -> Bucketed {
+    /// Counts the end of an attempt. `server` is who had it.
+    #[inline]
+    pub(super) fn attempt_ended(&self, code: Code, end: AttemptNumbers, server: Option<&ReadySubchannel>) {
         let ends = match self.attempts[code as usize].get() {
             Some(ends) => ends,
             None => self.first_attempt_ended(code),
         };
-        let bucketed = ends.duration.record_nanos(end.duration, None);
+        ends.duration.record_nanos(end.duration);
         ends.sent.record_count(end.sent);
         ends.received.record_count(end.received);
         if self.is_by_server {
             let series = server.map_or(&self.unserved, |server| &server.subchannel.series);
             series.record(self, code, end, server);
         }
-        bucketed
     }
 
     #[cold]
@@ -129,14 +129,14 @@ impl MethodMetrics {
         })
     }
 
-    /// Counts the end of a call. `last` is of its last attempt, which mostly has lasted as long.
+    /// Counts the end of a call.
     #[inline]
-    pub(super) fn call_ended(&self, code: Code, nanos: u64, last: Option<Bucketed>) {
+    pub(super) fn call_ended(&self, code: Code, nanos: u64) {
         let calls = match self.calls[code as usize].get() {
             Some(calls) => calls,
             None => self.first_call_ended(code),
         };
-        calls.record_nanos(nanos, last);
+        calls.record_nanos(nanos);
     }
 
     #[cold]

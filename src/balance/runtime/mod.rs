@@ -24,6 +24,10 @@ use crate::balance::status;
 /// `INTERNAL` if it does not.
 #[inline]
 pub(crate) fn require_runtime() -> Result<(), Status> {
+    // A task has a runtime: to look at its id costs less than a handle of the runtime.
+    if tokio::task::try_id().is_some() {
+        return Ok(());
+    }
     Handle::try_current().map(drop).map_err(|_| status("a call needs a tokio runtime: poll it inside one"))
 }
 
@@ -32,10 +36,7 @@ pub(crate) fn require_runtime() -> Result<(), Status> {
 /// # Errors
 /// `INTERNAL` if there is no runtime, or one whose timers are off.
 fn new_timer(at: Instant) -> Result<Pin<Box<Sleep>>, Status> {
-    // A task has a runtime: to look at its id costs less than a handle of the runtime.
-    if tokio::task::try_id().is_none() {
-        require_runtime()?;
-    }
+    require_runtime()?;
     // tokio panics where timers are off, and has no way to ask.
     catch_unwind(AssertUnwindSafe(|| Box::pin(sleep_until(at))))
         .map_err(|_| status("a call needs a tokio runtime with timers: enable_time, or enable_all"))

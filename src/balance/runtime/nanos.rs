@@ -21,15 +21,9 @@ impl Nanos {
         Duration::from_nanos(self.0)
     }
 
-    /// Returns the number of nanoseconds from this one to a later one.
+    /// Returns the time from an earlier one to this one.
     #[inline]
-    pub(crate) const fn nanos_until(self, end: Duration) -> u64 {
-        Self::new(end).0.saturating_sub(self.0)
-    }
-
-    /// Returns the time from this one to a later one.
-    #[inline]
-    pub(crate) const fn until(self, end: Duration) -> Duration {
-        Duration::from_nanos(Self::new(end).0.saturating_sub(self.0))
+    pub(crate) const fn since(self, start: Self) -> Self {
+        Self(self.0.saturating_sub(start.0))
     }
 }

@@ -12,6 +12,8 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
+use crate::balance::runtime::nanos::Nanos;
+
 /// A call that begins so long after the channel was last seen to run follows a pause. Below it ticks would cost busy runtimes time.
 const PAUSE: Duration = Duration::from_millis(1);
 /// The same for a multi-threaded runtime, which seldom needs it.
@@ -34,14 +36,13 @@ impl PauseDetector {
     }
 
     /// Returns how long the runtime may have stood still before `now`, if that is a pause.
-    pub(crate) fn pause_before(&self, now: Duration) -> Option<Duration> {
-        let pause = Duration::from_nanos(nanos(now).saturating_sub(self.last_ns.load(Ordering::Relaxed)));
+    pub(crate) fn pause_before(&self, now: Nanos) -> Option<Duration> {
+        let pause = Duration::from_nanos(now.0.saturating_sub(self.last_ns.load(Ordering::Relaxed)));
         (pause >= PAUSE).then_some(pause)
     }
 
     /// Notes that the runtime runs: a call begins without a pause, has caught up, or gets its response.
-    pub(crate) fn mark_running(&self, now: Duration) {
-        let now = nanos(now);
+    pub(crate) fn mark_running(&self, Nanos(now): Nanos) {
         // All callers share the number: those that come often read it and seldom write.
         if now.saturating_sub(self.last_ns.load(Ordering::Relaxed)) > WRITE_INTERVAL_NS {
             self.last_ns.store(now, Ordering::Relaxed);
@@ -59,12 +60,8 @@ impl PauseDetector {
             // On a worker: the thread of `block_on` does not poll for events. It fails only if the runtime ends.
             let _ = runtime.spawn(yield_now()).await;
         }
-        self.mark_running(epoch.elapsed());
+        self.mark_running(Nanos::new(epoch.elapsed()));
     }
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -75,7 +72,7 @@ mod tests {
     fn only_a_call_that_follows_a_pause_waits_for_ticks() {
         let detector = PauseDetector::new();
         let seen = [5000, 5001, 5990, 6980, 8000, 8001, 100].map(|micros| {
-            let at = Duration::from_micros(micros);
+            let at = Nanos(micros * 1_000);
             let pause = detector.pause_before(at);
             assert_eq!(detector.pause_before(at), pause, "for all that begin at the same moment");
             detector.mark_running(at);

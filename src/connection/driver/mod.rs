@@ -120,6 +120,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
     }
 
     /// Drains when h2 sends no more requests: after a GOAWAY, or an error of the connection.
+    #[inline]
     fn poll_send_request(&mut self, cx: &mut Context<'_>) {
         let Some(send_request) = &mut self.send_request else { return };
         if let Poll::Ready(Err(error)) = send_request.poll_ready(cx) {

@@ -17,6 +17,7 @@ use crate::balance::call::state::AttemptOutcome::Done;
 use crate::balance::call::state::CallState;
 use crate::balance::metrics::Another;
 use crate::balance::pool::ready::ReadySubchannel;
+use crate::balance::runtime::nanos::Nanos;
 use crate::balance::status::headers::request_too_large;
 use crate::balance::subchannel::Subchannel;
 use crate::connection::Exchange;
@@ -122,8 +123,8 @@ impl CallState {
         if takes_token {
             self.shared.retry_budget.on_failure();
         }
-        let record = (self.record.beside(why), Duration::ZERO);
-        let reporter = AttemptReporter::new(subchannel, picker, self.shared.clone(), now, record, span);
+        let record = (self.record.beside(why), Nanos(0));
+        let reporter = AttemptReporter::new(subchannel, picker, self.shared.clone(), Nanos::new(now), record, span);
         Some(Further { exchange, reporter })
     }
 

@@ -150,7 +150,7 @@ impl CallState {
             if deadline.is_some_and(|deadline| deadline.has_passed()) {
                 return self.deadline_passed(flight);
             }
-            let now = self.now();
+            let now = self.now().time();
             match flight.action(now, self.attempts) {
                 Action::Wait => {}
                 Action::Resend => self.resend(flight, SentBecause::UnprocessedAll, now),
@@ -199,7 +199,7 @@ impl CallState {
                 Unprocessed(_) if !flight.is_empty() => {
                     // Of a call that may end connections one is risked already: one that is in flight.
                     if !self.is_suspect {
-                        let now = self.now();
+                        let now = self.now().time();
                         self.resend(flight, SentBecause::Unprocessed, now);
                     }
                     continue;
@@ -222,7 +222,7 @@ impl CallState {
             }
             Pushback::After(millis) => {
                 let pause = Duration::from_millis(millis.into());
-                flight.schedule.delay(self.now().saturating_add(pause));
+                flight.schedule.delay(self.now().time().saturating_add(pause));
             }
         }
     }
@@ -248,7 +248,7 @@ impl CallState {
     /// Adds a call that has ended with OK, if a quantile is asked for.
     fn add_duration(&self, sent_at: Duration) {
         if let Some(durations) = self.retry.as_ref().and_then(|retry| retry.durations.as_ref()) {
-            let now = self.now();
+            let now = self.now().time();
             // Milliseconds are exact enough for a call that was retried; any other counts from `sent_at`.
             let since_first = wrapping_ms(now).wrapping_sub(self.first_sent_ms).saturating_sub(1);
             let since_first = Duration::from_millis(since_first.into());

@@ -24,6 +24,7 @@ use crate::balance::method_config::MethodRetry;
 use crate::balance::method_config::message_limit::MessageLimit;
 use crate::balance::metrics::CallRecord;
 use crate::balance::partition::Partition;
+use crate::balance::runtime::nanos::Nanos;
 use crate::balance::status;
 use crate::balance::status::headers::{self, RequestHeaders, field_size};
 use crate::balance::subchannel::Subchannel;
@@ -181,7 +182,7 @@ impl CallState {
     pub(super) fn begin(&mut self) {
         let now = Instant::now();
         self.wait_limits.started = now;
-        self.record.begin(self.shared.since_epoch(now));
+        self.record.begin(Nanos::new(self.shared.since_epoch(now)));
         self.wait_limits.deadline =
             self.wait_limits.deadline.and_then(|deadline| Deadline::of(deadline.timeout(), now));
     }

@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::balance::subchannel::cost::nanos;
+use crate::balance::runtime::nanos::Nanos;
 
 /// An observation this long ago weighs 1/e. Finagle has 10 s; with 2 s a server that was slow once
 /// gets calls again sooner, and a slow one is still tried only every few seconds.
@@ -52,11 +52,11 @@ pub(crate) struct Latency {
 
 impl Latency {
     /// Adds a response that took this long; `now` is the time since the epoch.
-    pub(crate) fn observe(&self, took: Duration, now: Duration) {
-        let now = nanos(now).max(1);
+    pub(crate) fn observe(&self, took: Nanos, now: Nanos) {
+        let now = now.0.max(1);
         let last = self.last_observed.swap(now, Ordering::Relaxed);
         let known = f64::from_bits(self.average.load(Ordering::Relaxed));
-        let took = nanos(took) as f64;
+        let took = took.0 as f64;
         let average = if last == 0 {
             took
         } else {
@@ -84,9 +84,9 @@ impl Latency {
     /// later, and faded the faster the fewer responses confirm it. `None` before the first response.
     pub(crate) fn estimate(&self, now: Duration, from: Duration) -> Option<f64> {
         let last = self.last_observed.load(Ordering::Relaxed);
-        let from = last.max(nanos(from));
+        let from = last.max(Nanos::new(from).0);
         let average = f64::from_bits(self.average.load(Ordering::Relaxed));
-        (last != 0).then(|| self.faded(average, nanos(now).saturating_sub(from)))
+        (last != 0).then(|| self.faded(average, Nanos::new(now).0.saturating_sub(from)))
     }
 
     /// The average after a time without observations, in nanoseconds: an average that few responses
@@ -118,15 +118,19 @@ mod tests {
         Duration::from_millis(ms)
     }
 
+    fn observe(latency: &Latency, took: Duration, now: Duration) {
+        latency.observe(Nanos::new(took), Nanos::new(now));
+    }
+
     #[test]
     fn bad_news_after_a_silence_counts_at_once_and_fades() {
         let latency = Latency::default();
         assert_eq!((latency.average(), latency.estimate(ms(5), ms(0))), (None, None));
-        latency.observe(ms(1), ms(1_000));
-        latency.observe(ms(20), ms(3_000));
+        observe(&latency, ms(1), ms(1_000));
+        observe(&latency, ms(20), ms(3_000));
         assert!(latency.average() > Some(Duration::from_micros(19_900)));
         for step in 0..2000 {
-            latency.observe(ms(1), ms(3_001 + step * 10));
+            observe(&latency, ms(1), ms(3_001 + step * 10));
         }
         assert!(latency.average() < Some(Duration::from_micros(1_100)));
         let at = |now, from| latency.estimate(ms(now), ms(from)).unwrap();
@@ -138,12 +142,12 @@ mod tests {
     fn one_slow_call_of_many_is_no_slow_server_and_slow_calls_are_soon() {
         let latency = Latency::default();
         for step in 0..1000 {
-            latency.observe(if step % 100 == 99 { ms(20) } else { ms(1) }, ms(1_000 + step));
+            observe(&latency, if step % 100 == 99 { ms(20) } else { ms(1) }, ms(1_000 + step));
         }
         assert!(latency.average() < Some(ms(4)), "{:?}", latency.average());
         // With twenty of them on their way at any time.
         for step in 0..500 {
-            latency.observe(ms(20), ms(2_000 + step));
+            observe(&latency, ms(20), ms(2_000 + step));
         }
         assert!(latency.average() > Some(ms(16)), "{:?}", latency.average());
     }
@@ -151,13 +155,13 @@ mod tests {
     #[test]
     fn a_moment_without_answers_is_over_with_the_moment() {
         let latency = Latency::default();
-        (0..100).for_each(|step| latency.observe(ms(1), ms(1_000 + step)));
+        (0..100).for_each(|step| observe(&latency, ms(1), ms(1_000 + step)));
         let estimate = |now| latency.estimate(ms(now), ms(0)).unwrap() / 1e6;
-        (0..20).for_each(|_| latency.observe(ms(50), ms(1_150)));
+        (0..20).for_each(|_| observe(&latency, ms(50), ms(1_150)));
         assert!(estimate(1_150) < 3.0, "{} ms after one moment", estimate(1_150));
-        (1..=20).for_each(|step| latency.observe(ms(50), ms(1_150 + 50 * step)));
+        (1..=20).for_each(|step| observe(&latency, ms(50), ms(1_150 + 50 * step)));
         assert!(estimate(2_150) > 30.0, "{} ms, as all were slow", estimate(2_150));
-        (1..=40).for_each(|step| latency.observe(ms(1), ms(2_150 + step)));
+        (1..=40).for_each(|step| observe(&latency, ms(1), ms(2_150 + step)));
         assert!(estimate(2_190) < 2.0, "{} ms, as all were fast again", estimate(2_190));
     }
 }

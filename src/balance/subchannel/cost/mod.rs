@@ -32,6 +32,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::balance::runtime::nanos::Nanos;
 use crate::balance::subchannel::cost::latency::Latency;
 pub use crate::balance::subchannel::cost::latency::LatencyEstimate;
 use crate::balance::subchannel::cost::peers::RecentCalls;
@@ -80,8 +81,8 @@ pub(crate) struct Cost {
 
 impl Cost {
     /// A call was sent.
-    pub(crate) fn sent(&self, now: Duration) {
-        self.last_sent.store(nanos(now), Ordering::Relaxed);
+    pub(crate) fn sent(&self, now: Nanos) {
+        self.last_sent.store(now.0, Ordering::Relaxed);
         self.awaiting.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -91,7 +92,7 @@ impl Cost {
     }
 
     /// The head of a response that is no error came, this long after the call was sent.
-    pub(crate) fn answered(&self, took: Duration, now: Duration) {
+    pub(crate) fn answered(&self, took: Nanos, now: Nanos) {
         self.latency.observe(took, now);
         if self.suspected.load(Ordering::Relaxed) != 0 {
             self.suspected.store(0, Ordering::Relaxed);
@@ -100,7 +101,7 @@ impl Cost {
 
     /// A call ended with OK, this long after it was sent. `peers` is asked for only if penalties
     /// could be lifted.
-    pub(crate) fn succeeded(&self, took: Duration, peers: impl FnOnce() -> Peers) {
+    pub(crate) fn succeeded(&self, took: Nanos, peers: impl FnOnce() -> Peers) {
         self.ok.fetch_add(1, Ordering::Relaxed);
         self.ok_logs.fetch_add(logarithm(took), Ordering::Relaxed);
         if self.penalties.any_liftable() && !peers().are_better_than(&self.recent()) {
@@ -127,8 +128,8 @@ impl Cost {
         let suspected = to_head.max(peers.latency());
         let suspected_until = now + suspected.saturating_mul(PENALTY_FACTOR).min(MAX_PENALTY);
         // The end first: a pick between the two stores must not find the new latency with an end that has passed.
-        self.suspected_until.store(nanos(suspected_until), Ordering::Relaxed);
-        self.suspected.store(nanos(suspected), Ordering::Relaxed);
+        self.suspected_until.store(Nanos::new(suspected_until).0, Ordering::Relaxed);
+        self.suspected.store(Nanos::new(suspected).0, Ordering::Relaxed);
     }
 
     /// How many bad calls count in the load now. The time is asked for only if there are any.
@@ -148,7 +149,7 @@ impl Cost {
             return if is_suspect { LatencyEstimate::Awaited } else { LatencyEstimate::Unknown };
         };
         let suspected = self.suspected.load(Ordering::Relaxed);
-        let is_suspected = suspected != 0 && nanos(now) < self.suspected_until.load(Ordering::Relaxed);
+        let is_suspected = suspected != 0 && Nanos::new(now).0 < self.suspected_until.load(Ordering::Relaxed);
         let nanos = (known as u64).max(if is_suspected { suspected } else { 0 }); // a float's cast saturates
         LatencyEstimate::Known(Duration::from_nanos(nanos))
     }
@@ -169,8 +170,8 @@ impl Cost {
 }
 
 /// The logarithm to the base 2 of a time in nanoseconds, in units of 1/256.
-fn logarithm(time: Duration) -> u64 {
-    let nanos = nanos(time).max(1);
+fn logarithm(time: Nanos) -> u64 {
+    let nanos = time.0.max(1);
     let whole = nanos.ilog2();
     // The next eight bits are a straight line between two powers, at most 6 % off.
     let rest = (nanos << (63 - whole) << 1) >> 56;
@@ -180,9 +181,4 @@ fn logarithm(time: Duration) -> u64 {
 /// The time that has this logarithm.
 fn time_of(logarithm: f64) -> Duration {
     Duration::from_nanos((logarithm / 256.0).exp2() as u64) // a float's cast saturates
-}
-
-/// A time in nanoseconds, up to 584 years.
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -173,6 +173,7 @@ impl Peers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::balance::runtime::nanos::Nanos;
     use crate::balance::subchannel::cost::logarithm;
 
     fn ms(ms: u64) -> Duration {
@@ -189,17 +190,17 @@ mod tests {
         let day = ms(24 * 3600 * 1000);
         for call in 0..1000 {
             let now = day + ms(call * 5);
-            own.succeeded(ms(5), || peers(now));
-            other.succeeded(ms(5), || peers(now));
+            own.succeeded(Nanos::new(ms(5)), || peers(now));
+            other.succeeded(Nanos::new(ms(5)), || peers(now));
             if call == 800 {
-                (0..100).for_each(|_| other.succeeded(day, || peers(now)));
+                (0..100).for_each(|_| other.succeeded(Nanos::new(day), || peers(now)));
             }
             let _ = peers(now);
         }
         let now = day + ms(5000);
         own.failed(ms(1), ms(1), now, &peers(now));
         // All is well from now on, and told.
-        own.succeeded(ms(5), || peers(now + ms(100)));
+        own.succeeded(Nanos::new(ms(5)), || peers(now + ms(100)));
         let penalties = [1, 10, 60, 300].map(|minutes| own.penalties(|| now + ms(minutes * 60_000)));
         assert_eq!(penalties, [0; 4], "penalties after 1, 10, 60 and 300 minutes");
     }
@@ -207,11 +208,11 @@ mod tests {
     #[test]
     fn the_mean_of_times_is_kept_as_logarithms() {
         for nanos in [1, 1_000, 999_999_999, 86_400_000_000_000] {
-            let time = Duration::from_nanos(nanos);
+            let time = Nanos(nanos);
             let again = time_of(logarithm(time) as f64).as_nanos() as f64 / nanos as f64;
             assert!((0.9..1.1).contains(&again), "{time:?}: {again}");
         }
-        time_of(logarithm(Duration::MAX) as f64);
-        assert_eq!(logarithm(Duration::ZERO), 0);
+        time_of(logarithm(Nanos::MAX) as f64);
+        assert_eq!(logarithm(Nanos(0)), 0);
     }
 }

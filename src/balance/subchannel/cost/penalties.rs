@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::balance::subchannel::cost::nanos;
+use crate::balance::runtime::nanos::Nanos;
 
 /// The maximum number of penalties of a server. More make no difference: with so many it gets no
 /// call.
@@ -72,7 +72,7 @@ impl Penalties {
     }
 
     fn count_at(&self, count: u64, now: Duration) -> u64 {
-        if nanos(now) < self.next_end.load(Ordering::Relaxed) {
+        if Nanos::new(now).0 < self.next_end.load(Ordering::Relaxed) {
             return count;
         }
         let mut heap = self.lock();
@@ -99,7 +99,7 @@ impl Penalties {
         if heap.is_empty() {
             self.liftable.store(0, Ordering::Relaxed);
         }
-        self.next_end.store(heap.peek().map_or(0, |penalty| nanos(penalty.until)), Ordering::Relaxed);
+        self.next_end.store(heap.peek().map_or(0, |penalty| Nanos::new(penalty.until).0), Ordering::Relaxed);
         self.count.store(heap.len() as u64, Ordering::Relaxed);
     }
 
@@ -182,13 +182,13 @@ pub(crate) mod tests {
         for (server, took, is_ok, pause) in calls {
             let (cost, took) = (&costs[*server], ms(*took));
             now += ms(*pause);
-            cost.sent(now);
+            cost.sent(Nanos::new(now));
             now += took;
             cost.head_settled();
             let peers = || fleet.peers_of(cost, now, costs.iter().map(|cost| (cost, 1)));
             if *is_ok {
-                cost.answered(took, now);
-                cost.succeeded(took, peers);
+                cost.answered(Nanos::new(took), Nanos::new(now));
+                cost.succeeded(Nanos::new(took), peers);
                 slowest[*server] = slowest[*server].max(took);
             } else {
                 bad[*server] += 1;

@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, BinaryHeap};
 use std::time::Duration;
 
 use crate::balance::policy::simulated::{WeightedLoad, by_latency, by_load, draw, median};
+use crate::balance::runtime::nanos::Nanos;
 use crate::balance::subchannel::cost::{Cost, Fleet};
 
 /// What a server does with a call.
@@ -162,7 +163,7 @@ impl World {
         let takes = if is_cold { takes + self.cold } else { takes };
         self.servers[picked].asked = self.now;
         self.servers[picked].in_flight += 1;
-        self.servers[picked].cost.sent(self.now);
+        self.servers[picked].cost.sent(Nanos::new(self.now));
         self.calls.push(Reverse(Call {
             ends: self.now.max(self.servers[picked].still) + takes,
             began: self.now,
@@ -204,8 +205,8 @@ impl World {
             let peers = || self.fleet.peers_of(cost, at, all);
             cost.head_settled();
             if is_ok {
-                cost.answered(age, at);
-                cost.succeeded(age, peers);
+                cost.answered(Nanos::new(age), Nanos::new(at));
+                cost.succeeded(Nanos::new(age), peers);
             } else {
                 cost.failed(age, age, at, &peers());
             }
