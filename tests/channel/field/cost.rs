@@ -1,5 +1,6 @@
 //! Shares of the calls: of servers that hang, fail at once, reset or panic, of different weights, and of first calls.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,20 +18,25 @@ use crate::peer::{Peer, Script};
 use crate::support::{builder, changing, greet, over, ready, shared};
 
 const TWENTY: Duration = Duration::from_millis(20);
+/// Long enough for an answer on a busy machine.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// A share of fewer calls says little: on a busy machine they take longer than the time that a test means to call for.
+const FEWEST: usize = 200;
 
 fn policies() -> [Arc<dyn Policy>; 2] {
     [shared(LeastRequest::new()), shared(PeakEwma::new())]
 }
 
-/// Calls with so many workers for so long; each caller gives up after `patience`.
+/// Calls with so many workers for so long, and at least [`FEWEST`] times; each caller gives up after `patience`.
 async fn call(channel: &BalancedChannel, workers: usize, time: Duration, patience: Duration) {
     let end = Instant::now() + time;
-    let mut all = JoinSet::new();
+    let (mut all, calls) = (JoinSet::new(), Arc::new(AtomicUsize::new(0)));
     for _ in 0..workers {
-        let channel = channel.clone();
+        let (channel, calls) = (channel.clone(), calls.clone());
         all.spawn(async move {
-            while Instant::now() < end {
+            while Instant::now() < end || calls.load(Ordering::Relaxed) < FEWEST {
                 let _ = timeout(patience, greet(&channel)).await; // given up, failed or not
+                calls.fetch_add(1, Ordering::Relaxed);
             }
         });
     }
@@ -56,7 +62,7 @@ async fn a_server_that_callers_give_up_on_gets_few_calls() {
             let (hung, good) = (Peer::start(Script::Now(script.clone())).await, Peer::start(Script::Greet).await);
             let channel = over(builder().policy(policy.clone()), [&hung.address, &good.address]);
             ready(&channel, 2).await;
-            call(&channel, workers, Duration::from_secs(1), TWENTY).await;
+            call(&channel, workers, Duration::from_secs(1), PATIENCE).await;
             let (given_up, answered) = (hung.seen.calls(), good.seen.calls());
             assert!(given_up > 0 && given_up * 10 <= answered, "{policy:?}, {workers}: {given_up} of {answered}");
             *script.lock().unwrap() = Script::Greet;

@@ -88,15 +88,15 @@ async fn a_refusal_does_not_hide_what_a_server_has_said() {
 /// Callers that are no generated clients get the headers of the last server that had the call.
 #[tokio::test]
 async fn a_proxy_gets_what_a_server_has_said() {
-    let peer = Peer::start(Script::Status(14, vec![("x-text", "some")])).await;
-    let channel = over(repeating(), [&peer.address]);
+    let script = Arc::new(Mutex::new(Script::Status(14, vec![("x-text", "some")])));
+    let peer = Peer::start(Script::Now(script.clone())).await;
+    let channel = over(repeating().wait_limit(Duration::from_millis(500)), [&peer.address]);
     ready(&channel, 1).await;
-    let seen = peer.seen.clone();
-    let request = http::Request::post(format!("http://x{SAY_HELLO}")).header("grpc-timeout", "1S");
+    let request = http::Request::post(format!("http://x{SAY_HELLO}")).header("grpc-timeout", "60S");
     let request = request.body(tonic::body::Body::empty()).unwrap();
     let call = tokio::spawn(tower::ServiceExt::oneshot(channel, request));
-    until("the first attempt", || seen.calls() > 0).await;
-    drop(peer);
+    until("the first attempt", || peer.seen.calls() > 0).await;
+    *script.lock().unwrap() = Script::Reset(h2::Reason::REFUSED_STREAM);
     let answer = call.await.unwrap().unwrap();
     assert_eq!(
         (&answer.headers()["grpc-status"], &answer.headers()["x-text"]),
