@@ -92,7 +92,7 @@ where
     loop {
         let detection = pool.outlier_detector.as_ref().map(|detector| pool.began + detector.next());
         let selection = pool.selector.as_ref().and_then(|selector| selector.next);
-        let mut is_full = false;
+        let (mut is_full, mut is_news) = (false, true);
         tokio::select! {
             update = next(source.as_mut()), if open => match update {
                 None => {
@@ -125,12 +125,15 @@ where
             () = pool.shared.connect_context.changed.notified() => {}
             () = pool.failures() => {}
             never = turns.as_mut() => match never {},
-            () = sleep_until(detection.unwrap_or_else(Instant::now)), if detection.is_some() => {}
+            // Nothing is published unless a server is ejected or taken back.
+            () = pool.shared.connect_context.suspicious.notified() => (pool.has_suspects, is_news) = (true, false),
+            () = sleep_until(detection.unwrap_or_else(Instant::now)), if detection.is_some() => is_news = false,
             () = sleep_until(selection.unwrap_or_else(Instant::now)), if selection.is_some() => {}
         }
         pool.let_go();
-        pool.detect_outliers();
-        pool.publish();
+        if pool.detect_outliers() || is_news {
+            pool.publish();
+        }
         if has_word && pool.shared.config.is_awaited() {
             pool.shared.config.go_on();
         }
@@ -202,6 +205,10 @@ struct Pool {
     draining: BTreeMap<RouteValues, usize>,
     /// `None` if the user has not turned it on.
     outlier_detector: Option<OutlierDetector<Authority>>,
+    /// It is to look at once.
+    has_suspects: bool,
+    /// What it looks at, kept so that a look allocates nothing.
+    counts: Vec<(Authority, CallCounts)>,
     /// The policy that builds pickers.
     policy: Arc<dyn Policy>,
     /// What the policy says of itself.
@@ -241,6 +248,8 @@ impl Pool {
             directory,
             draining: BTreeMap::new(),
             outlier_detector: options.map(|options| OutlierDetector::new(options, Duration::ZERO)),
+            has_suspects: false,
+            counts: Vec::new(),
             policy,
             uses_weights: true,
             load_balancing: None,
@@ -355,10 +364,15 @@ impl Pool {
         }
     }
 
-    /// Ejects servers and takes them back.
-    fn detect_outliers(&mut self) {
-        let Some(detector) = &mut self.outlier_detector else { return };
+    /// Ejects servers and takes them back, if it is time to look: an interval or an ejection is over, a server has suspect
+    /// failures, or servers came or went. Returns whether any is ejected or taken back.
+    fn detect_outliers(&mut self) -> bool {
+        let Some(detector) = &mut self.outlier_detector else { return false };
         let now = self.began.elapsed();
+        let is_due = now >= detector.next() || self.servers_changed;
+        if !(std::mem::take(&mut self.has_suspects) || is_due) {
+            return false;
+        }
         let is_over = detector.interval_is_over(now);
         let counts = |entry: &PoolEntry| {
             let interval = &entry.subchannel.interval;
@@ -373,9 +387,11 @@ impl Pool {
         };
         let connected =
             || self.servers.iter().filter_map(|(authority, server)| Some((authority, server.entry.as_ref()?)));
-        let counts = connected().map(|(authority, entry)| (authority.clone(), counts(entry))).collect();
-        let ejected = detector.detect(&counts, now);
+        self.counts.clear();
+        self.counts.extend(connected().map(|(authority, entry)| (authority.clone(), counts(entry))));
+        let ejected = detector.detect(&self.counts, now);
         self.shared.metrics.servers.count_ejections(detector.take_due());
+        let mut is_news = false;
         for (authority, PoolEntry { subchannel, .. }) in connected() {
             subchannel.set_on_probation(detector.is_on_probation(authority));
             let is_ejected = ejected.binary_search(authority).is_ok();
@@ -387,7 +403,9 @@ impl Pool {
                     tracing::info!(parent: None, service, %server, "server back from its ejection");
                 }
                 subchannel.set_ejected(is_ejected);
+                is_news = true;
             }
         }
+        is_news
     }
 }

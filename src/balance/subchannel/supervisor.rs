@@ -34,6 +34,8 @@ pub(crate) struct ConnectContext {
     /// Wakes the pool, less urgently, when a server begins to fail that could not be used before
     /// either.
     pub(crate) failing: Notify,
+    /// Wakes the pool when a server has failed so many calls that it may be ejected.
+    pub(crate) suspicious: Notify,
     /// Counts failed attempts: with each the reason why there is no server may be another one.
     pub(crate) failures: AtomicU64,
     /// How many connections a server may have at most. The supervisors follow it.
