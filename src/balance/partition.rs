@@ -134,9 +134,7 @@ impl Partition {
         if is_news && in_vain {
             self.queue.wake_to_fail(false);
         }
-        self.queue.give_turns(|| self.ready.load().free_slots());
-        // The servers that were sent a PING or asked for a connection before may be gone.
-        self.ask_for_room();
+        self.look_anew();
     }
 
     /// What all partitions of the channel share.

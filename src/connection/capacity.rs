@@ -14,7 +14,8 @@ use tokio::sync::Notify;
 /// that wait for a stream.
 pub(crate) trait CapacityListener: Send + Sync {
     /// `streams` more streams are available. Called at the end of each exchange, so it must be
-    /// cheap when nothing waits.
+    /// cheap when nothing waits. With 0 the connection has become idle: whoever waits may
+    /// [probe](super::handle::Connection::probe) it.
     ///
     /// The streams are available before this call. Both sides use sequentially consistent
     /// operations: a task that registers itself and then checks the capacity either sees the free

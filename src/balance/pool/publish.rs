@@ -229,7 +229,10 @@ impl Pool {
             });
             tiers.collect()
         };
-        let servers = servers.into_iter().map(|server| server.server).collect();
+        let servers: Box<[_]> = servers.into_iter().map(|server| server.server).collect();
+        for (index, server) in servers.iter().enumerate() {
+            server.first.subchannel.waiting.set_place(index);
+        }
         partition.ready.store(Arc::new(Published { servers, tiers, are_ejected }));
         self.shared.pick_notifier.notify();
     }

@@ -36,9 +36,14 @@ impl Published {
         self.servers.iter().map(|server| 1 + server.further.len()).sum()
     }
 
-    /// Sends PINGs to some idle servers.
-    pub(crate) fn probe(&self) {
-        self.servers.iter().filter(|server| server.probe()).take(MAX_PROBES).for_each(drop);
+    /// Whether a server could be asked for room: by a PING, or for a further connection.
+    pub(crate) fn may_get_room(&self) -> bool {
+        self.servers.iter().any(|server| server.may_grow() || server.connections().any(Connection::is_idle))
+    }
+
+    /// Sends PINGs to some idle servers. Returns whether there may be more of them.
+    pub(crate) fn probe(&self) -> bool {
+        self.servers.iter().filter(|server| server.probe()).take(MAX_PROBES).count() == MAX_PROBES
     }
 
     /// Asks one server for a further connection, if fewer are being made than calls wait. To be called if no server has room.

@@ -129,7 +129,7 @@ impl Supervisor {
                 Event::Asked if !subchannel.waiting.has_waiters() => {
                     // A call that has begun to wait just now took this one for asked for: the pool asks again.
                     subchannel.growth.set(false, true);
-                    fence(Ordering::SeqCst); // as in `Partition::ask_for_room`
+                    fence(Ordering::SeqCst); // as where a call asks, in `Partition::count_room`
                     is_news = subchannel.waiting.has_waiters();
                 }
                 // It is held, or it was released a moment ago.
