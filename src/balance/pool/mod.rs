@@ -66,8 +66,7 @@ pub(crate) struct Update<K> {
 /// The maximum number of updates that are applied before the result is published, so that a large
 /// set comes in one step.
 const MAX_BATCH: usize = 1024;
-/// Servers that begin to fail within this time are published together: no call can use them, before
-/// or after.
+/// Servers that begin to fail, or to connect again, within this time are published together: no call can use them, before or after.
 const FAILURE_BATCH_TIME: Duration = Duration::from_millis(10);
 
 /// Runs until it is aborted, which is when the channel's last clone is dropped.
@@ -92,6 +91,7 @@ where
     loop {
         let detection = pool.outlier_detector.as_ref().map(|detector| pool.began + detector.next());
         let selection = pool.selector.as_ref().and_then(|selector| selector.next);
+        let publication = pool.publish_at;
         let (mut is_full, mut is_news) = (false, true);
         tokio::select! {
             update = next(source.as_mut()), if open => match update {
@@ -123,21 +123,28 @@ where
                 pool.follow_service_config();
             }
             () = pool.shared.connect_context.changed.notified() => {}
-            () = pool.failures() => {}
+            () = pool.shared.connect_context.failing.notified(), if publication.is_none() => {
+                (pool.publish_at, is_news) = (Some(pool.last_published + FAILURE_BATCH_TIME), false);
+            }
+            () = sleep_until(publication.unwrap_or_else(Instant::now)), if publication.is_some() => {}
             never = turns.as_mut() => match never {},
             // Nothing is published unless a server is ejected or taken back.
             () = pool.shared.connect_context.suspicious.notified() => (pool.has_suspects, is_news) = (true, false),
             () = sleep_until(detection.unwrap_or_else(Instant::now)), if detection.is_some() => is_news = false,
             () = sleep_until(selection.unwrap_or_else(Instant::now)), if selection.is_some() => {}
         }
-        pool.let_go();
+        if is_news {
+            pool.let_go();
+        }
         if pool.detect_outliers() || is_news {
             pool.publish();
         }
         if has_word && pool.shared.config.is_awaited() {
             pool.shared.config.go_on();
         }
-        pool.leaving.retain(|_, leaving| leaving.has_calls());
+        if is_news {
+            pool.leaving.retain(|_, leaving| leaving.has_calls());
+        }
         // A source that always has more must not keep the other tasks of this thread from running.
         if is_full {
             yield_now().await;
@@ -223,6 +230,8 @@ struct Pool {
     began: Instant,
     /// From here [`FAILURE_BATCH_TIME`] counts.
     last_published: Instant,
+    /// When to publish what no call can use, if there is any.
+    publish_at: Option<Instant>,
     /// Servers came or went since the last publication, or were selected otherwise.
     servers_changed: bool,
     /// Of this channel: see [`ReadySet::seed`].
@@ -257,6 +266,7 @@ impl Pool {
             policy_changed: false,
             began: now,
             last_published: now,
+            publish_at: None,
             servers_changed: false,
             seed: fastrand::u64(..),
         }
@@ -282,13 +292,6 @@ impl Pool {
         if draining != self.draining {
             (self.draining, self.servers_changed) = (draining, true);
         }
-    }
-
-    /// Waits until servers have begun to fail, and gathers others that do so at the same time.
-    /// Dropping it loses nothing, because every way out of the task's `select!` publishes.
-    async fn failures(&self) {
-        self.shared.connect_context.failing.notified().await;
-        sleep_until(self.last_published + FAILURE_BATCH_TIME).await;
     }
 
     /// Adds, changes or removes the entry of one address. An address that changes between TLS and

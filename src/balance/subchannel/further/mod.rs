@@ -91,7 +91,7 @@ impl Supervisor {
             if std::mem::replace(&mut is_news, true) {
                 let (state, unhealthy) = held.state();
                 self.log_health(&state, unhealthy.as_deref(), held.health_not_supported(), held.is_health_confirmed());
-                subchannel.set_state(state, unhealthy.or_else(|| error.take()));
+                subchannel.set_state(state, unhealthy.or_else(|| error.take()).as_deref());
                 // After both: the pool publishes the connections, and asks for another one if calls still wait.
                 context.changed.notify_one();
             }
