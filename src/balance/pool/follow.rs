@@ -34,7 +34,7 @@ impl Pool {
         match (&mut self.outlier_detector, options) {
             (Some(detector), Some(options)) => {
                 detector.set_options(options);
-                self.has_suspects = true; // some may return at once
+                detector.look_at_once(); // some may return
             }
             (detector, options) => {
                 *detector = options.map(|options| OutlierDetector::new(options, self.began.elapsed()));

@@ -66,7 +66,8 @@ pub(crate) struct Update<K> {
 /// The maximum number of updates that are applied before the result is published, so that a large
 /// set comes in one step.
 const MAX_BATCH: usize = 1024;
-/// Servers that begin to fail, or to connect again, within this time are published together: no call can use them, before or after.
+/// Servers that begin to fail, or to connect again, within this time are published together: no call can use them,
+/// before or after.
 const FAILURE_BATCH_TIME: Duration = Duration::from_millis(10);
 
 /// Runs until it is aborted, which is when the channel's last clone is dropped.
@@ -129,7 +130,10 @@ where
             () = sleep_until(publication.unwrap_or_else(Instant::now)), if publication.is_some() => {}
             never = turns.as_mut() => match never {},
             // Nothing is published unless a server is ejected or taken back.
-            () = pool.shared.connect_context.suspicious.notified() => (pool.has_suspects, is_news) = (true, false),
+            () = pool.shared.connect_context.suspicious.notified() => {
+                pool.look_for_outliers();
+                is_news = false;
+            }
             () = sleep_until(detection.unwrap_or_else(Instant::now)), if detection.is_some() => is_news = false,
             () = sleep_until(selection.unwrap_or_else(Instant::now)), if selection.is_some() => {}
         }
@@ -212,8 +216,6 @@ struct Pool {
     draining: BTreeMap<RouteValues, usize>,
     /// `None` if the user has not turned it on.
     outlier_detector: Option<OutlierDetector<Authority>>,
-    /// It is to look at once.
-    has_suspects: bool,
     /// What it looks at, kept so that a look allocates nothing.
     counts: Vec<(Authority, CallCounts)>,
     /// The policy that builds pickers.
@@ -257,7 +259,6 @@ impl Pool {
             directory,
             draining: BTreeMap::new(),
             outlier_detector: options.map(|options| OutlierDetector::new(options, Duration::ZERO)),
-            has_suspects: false,
             counts: Vec::new(),
             policy,
             uses_weights: true,
@@ -367,13 +368,19 @@ impl Pool {
         }
     }
 
-    /// Ejects servers and takes them back, if it is time to look: an interval or an ejection is over, a server has suspect
-    /// failures, or servers came or went. Returns whether any is ejected or taken back.
+    /// Lets the outlier detector look at the next occasion.
+    fn look_for_outliers(&mut self) {
+        if let Some(detector) = &mut self.outlier_detector {
+            detector.look_at_once();
+        }
+    }
+
+    /// Ejects servers and takes them back, if it is time to look: an interval or an ejection is over, a server has
+    /// suspect failures, or servers came or went. Returns whether any is ejected or taken back.
     fn detect_outliers(&mut self) -> bool {
         let Some(detector) = &mut self.outlier_detector else { return false };
         let now = self.began.elapsed();
-        let is_due = now >= detector.next() || self.servers_changed;
-        if !(std::mem::take(&mut self.has_suspects) || is_due) {
+        if !detector.is_due(now) && !self.servers_changed {
             return false;
         }
         let is_over = detector.interval_is_over(now);

@@ -263,6 +263,8 @@ pub(crate) struct OutlierDetector<Id> {
     previous: Vec<(Id, CallCounts)>,
     /// What all servers have done in both together, as of this look.
     total: CallCounts,
+    /// It is to look before it is time.
+    looks_at_once: bool,
     /// Servers that are not ejected although they have failed too often in a row: that counts once.
     spared: BTreeSet<Id>,
     /// Ejections that were due since they were last taken.
@@ -284,7 +286,8 @@ impl<Id: Ord + Clone> OutlierDetector<Id> {
     /// A detector without ejected servers, whose first interval begins now. The options are valid.
     pub(crate) fn new(options: OutlierDetection, now: Duration) -> Self {
         let (ejected, previous, total) = (BTreeMap::new(), Vec::new(), CallCounts::default());
-        Self { options, interval_began: now, ejected, previous, total, spared: BTreeSet::new(), due: Vec::new() }
+        let (spared, due) = (BTreeSet::new(), Vec::new());
+        Self { options, interval_began: now, ejected, previous, total, looks_at_once: false, spared, due }
     }
 
     /// Goes on with other options, which are valid: the servers that are ejected stay so, for the time that these give them. Without a
@@ -307,6 +310,16 @@ impl<Id: Ord + Clone> OutlierDetector<Id> {
         self.ejected.values().filter_map(|server| server.until).fold(end, Duration::min)
     }
 
+    /// A server is suspicious, or something else has changed: [`OutlierDetector::detect`] is due.
+    pub(crate) fn look_at_once(&mut self) {
+        self.looks_at_once = true;
+    }
+
+    /// Whether [`OutlierDetector::detect`] is due.
+    pub(crate) fn is_due(&self, now: Duration) -> bool {
+        self.looks_at_once || now >= self.next()
+    }
+
     /// Whether the interval has ended, so that its counts begin anew.
     pub(crate) fn interval_is_over(&self, now: Duration) -> bool {
         now >= self.interval_began + self.options.interval
@@ -316,6 +329,7 @@ impl<Id: Ord + Clone> OutlierDetector<Id> {
     pub(crate) fn detect(&mut self, counts: &[(Id, CallCounts)], now: Duration) -> Vec<Id> {
         self.ejected.retain(|id, _| find(counts, id).is_some());
         self.spared.retain(|id| find(counts, id).is_some());
+        self.looks_at_once = false;
         self.total = CallCounts::default();
         counts.iter().chain(&self.previous).for_each(|(_, count)| self.total.add(count));
         for server in self.ejected.values_mut() {

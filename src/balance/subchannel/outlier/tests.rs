@@ -233,6 +233,17 @@ fn what_all_servers_fail_at_ejects_nobody() {
 }
 
 #[test]
+fn a_look_is_due_when_an_interval_or_an_ejection_is_over_and_when_it_is_asked_for() {
+    let options = OutlierDetection::default().interval(SECOND * 100);
+    let mut detector = OutlierDetector::new(options, Duration::ZERO);
+    assert!(!detector.is_due(SECOND * 99) && detector.is_due(SECOND * 100));
+    detector.look_at_once();
+    assert!(detector.is_due(SECOND));
+    assert_eq!(detector.detect(&counts(&[(9, 5, 5), (9, 0, 0), (9, 0, 0)]), SECOND), [0]);
+    assert!(!detector.is_due(SECOND * 30) && detector.is_due(SECOND * 31), "it returns");
+}
+
+#[test]
 fn looks_at_once_are_few() {
     let options = OutlierDetection::default();
     let at: Vec<_> = (1..100).filter(|failures| options.is_suspicious(*failures, false)).collect();
