@@ -50,8 +50,8 @@ pub(crate) fn serve(count: usize) {
     });
 }
 
-/// The same with one stream each. Behind their addresses is that where each byte ends a call of [`HOLD`]: the first of all that is
-/// in flight.
+/// The same with one stream each. Behind their addresses is that where each byte ends a call of [`HOLD`]: the first of
+/// all that is in flight.
 pub(crate) fn serve_slots(count: usize) {
     block_on(async {
         let ends = Arc::new(Semaphore::new(0));

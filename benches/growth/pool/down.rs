@@ -1,7 +1,8 @@
 //! Servers that are all down, and nobody who calls: what an attempt to connect costs that fails.
 //!
-//! The comparator is as many tasks that do nothing but open a TCP connection and wait: the same system calls at the same pace, with
-//! the channel's backoff. It has no order of attempts, no state and no texts; so what is beyond it is what the channel does itself.
+//! The comparator is as many tasks that do nothing but open a TCP connection and wait: the same system calls at the
+//! same pace, with the channel's backoff. It has no order of attempts, no state and no texts; so what is beyond it is
+//! what the channel does itself.
 
 use std::time::Duration;
 
@@ -53,8 +54,9 @@ pub(super) fn rows(found: &mut Findings) {
     found.add(name("CPU of an attempt, beside a bare connect"), each, "×", Bar::AtMost(BESIDE_BARE));
 }
 
-/// The CPU time of an attempt beside that of a bare connect, at most.
-const BESIDE_BARE: f64 = 9.9;
+/// The CPU time of an attempt beside that of a bare connect, at most. Issue 20 asks for 0.4 of what it was at 1bc1184:
+/// that was 42 % of a core at least, 3.4 s in 8 s, and bare connects take 0.7 s. So this is 0.4 * 3.4 / 0.7.
+const BESIDE_BARE: f64 = 2.0;
 
 /// What it costs, and how many attempts have failed.
 fn cost(run: Run) -> (f64, f64) {

@@ -37,9 +37,10 @@ pub(super) fn rows(found: &mut Findings) {
         let both =
             off.as_ref().map_err(Clone::clone).and_then(|off| Ok((of(off), of(on.as_ref().map_err(Clone::clone)?))));
         let value = |of: fn((f64, f64)) -> f64| both.clone().map(of);
+        let bar = Bar::AtMost(most);
         found.add_or_missing(name(&format!("{what}, detection off")), value(|both| both.0), "", None);
         found.add_or_missing(name(&format!("{what}, detection on")), value(|both| both.1), "", None);
-        found.add_or_missing(name(&format!("{what}, on / off")), value(|both| both.1 / both.0), "×", Bar::AtMost(most));
+        found.add_or_missing(name(&format!("{what}, on / off")), value(|both| both.1 / both.0), "×", bar);
     }
 }
 

@@ -1,5 +1,5 @@
-//! What a channel to thousands of servers does by itself, and with calls: while all servers are down, while outlier detection
-//! watches calls that fail, and while every server is at its limit of streams.
+//! What a channel to thousands of servers does by itself, and with calls: while all servers are down, while outlier
+//! detection watches calls that fail, and while every server is at its limit of streams.
 
 mod down;
 mod ejection;

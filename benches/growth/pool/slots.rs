@@ -1,5 +1,5 @@
-//! Servers that have as many streams as they accept, and calls that wait: what it costs until the next call has the slot of one
-//! that ends.
+//! Servers that have as many streams as they accept, and calls that wait: what it costs until the next call has the
+//! slot of one that ends.
 
 use std::io::Write;
 use std::net::TcpStream;

@@ -61,7 +61,8 @@ impl ServerMetrics {
         }
     }
 
-    /// Takes in how many servers are in each state, and whether calls leave the channel's zone. A recorder is told of what changes.
+    /// Takes in how many servers are in each state, and whether calls leave the channel's zone. A recorder is told of
+    /// what changes.
     pub(crate) fn set(&self, StateCounts(counts): &StateCounts, is_leaving_zone: bool) {
         self.by_state.iter().zip(counts).for_each(|(counter, count)| counter.set(*count));
         self.leaving_zone.set(is_leaving_zone.into());

@@ -1,13 +1,14 @@
 //! The queue in which calls wait for a server, first in, first out. There is one for each channel.
 //!
-//! `order/` is only the order, without tasks or time. This file adds what wakes tasks: wakers, a lock, and an atomic that calls
-//! read which need not wait.
+//! `order/` is only the order, without tasks or time. This file adds what wakes tasks: wakers, a lock, and an atomic
+//! that calls read which need not wait.
 //!
 //! A call in the queue is not polled while nothing happens. A slot that becomes free wakes one call. A woken call that does not
 //! look loses its turn to the next one after [`ROUND`]. Calls that find a slot and an empty queue read one atomic and take no lock.
 //!
-//! Who tells of a slot says whose it is, so that the call which gets it need not look at all servers. All are looked at when a call
-//! begins to wait behind nobody, when more slots became free than calls waited for, and when servers have come.
+//! Who tells of a slot says whose it is, so that the call which gets it need not look at all servers. All are looked at
+//! when a call begins to wait behind nobody, when more slots became free than calls waited for, and when servers have
+//! come.
 
 pub(crate) mod order;
 
@@ -28,7 +29,8 @@ const ROUND: Duration = Duration::from_millis(25);
 
 /// Calls that wait for a server, and the turns that were given to them.
 ///
-/// Servers call [`Queue::freed`] when a stream ends, the pool looks at all of them ([`Queue::begin_look`]) when servers come.
+/// Servers call [`Queue::freed`] when a stream ends, the pool looks at all of them ([`Queue::begin_look`]) when servers
+/// come.
 #[derive(Default)]
 pub(crate) struct Queue {
     /// The number of calls that new calls must not overtake: those that wait, and those that were woken a moment ago. A copy of
@@ -79,7 +81,8 @@ impl Queue {
         QueueTicket { queue: self, position, kind, is_served: false }
     }
 
-    /// So many slots of a server have become free; 0 if it may be asked for some. `server` is its index in the published set.
+    /// So many slots of a server have become free; 0 if it may be asked for some. `server` is its index in the
+    /// published set.
     pub(crate) fn freed(&self, slots: usize, server: Option<usize>) {
         if self.queued.load(Ordering::SeqCst) == 0 {
             return;
@@ -92,13 +95,14 @@ impl Queue {
         });
     }
 
-    /// Begins a look at all servers, if calls wait, and there may be slots that no turn was given for or a look is wanted `anyway`.
-    /// Whoever gets it counts the free slots, and calls [`Queue::end_look`].
+    /// Begins a look at all servers, if calls wait, and there may be slots that no turn was given for or a look is
+    /// wanted `anyway`. Whoever gets it counts the free slots, and calls [`Queue::end_look`].
     ///
-    /// A call asks after it has entered the queue, and when its turn is over: a slot that became free just before has woken no call.
+    /// A call asks after it has entered the queue, and when its turn is over: a slot that became free just before has
+    /// woken no call.
     pub(crate) fn begin_look(&self, anyway: bool) -> Option<Look> {
-        // A call enters the queue and then looks for room; who frees a slot, or stores servers, does so and then looks for calls. The
-        // fence orders the two, so that at least one of them sees the other.
+        // A call enters the queue and then looks for room; who frees a slot, or stores servers, does so and then looks
+        // for calls. The fence orders the two, so that at least one of them sees the other.
         fence(Ordering::SeqCst);
         if self.queued.load(Ordering::SeqCst) == 0 {
             return None;
@@ -178,7 +182,8 @@ pub(crate) struct QueueTicket<'a> {
 }
 
 impl QueueTicket<'_> {
-    /// Waits until the call is woken: with a turn, or to look whether it fails. It may look for a server in either case.
+    /// Waits until the call is woken: with a turn, or to look whether it fails. It may look for a server in either
+    /// case.
     pub(crate) async fn turn(&self) -> Turn {
         std::future::poll_fn(|cx| {
             let mut waker = Some(cx.waker().clone());

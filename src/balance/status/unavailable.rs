@@ -17,8 +17,8 @@ pub(crate) struct UnavailableText(Mutex<Option<Cached>>);
 
 /// How long texts are used at most: how full servers are changes with each call.
 const MAX_AGE: Duration = Duration::from_millis(50);
-/// How long they are used at least, whatever the last error is by now: while thousands of servers are down, there is another one all
-/// the time, and it takes a look at all of them to find it.
+/// How long they are used at least, whatever the last error is by now: while thousands of servers are down, there is
+/// another one all the time, and it takes a look at all of them to find it.
 const PACE: Duration = Duration::from_millis(10);
 
 struct Cached {
@@ -27,7 +27,8 @@ struct Cached {
     texts: Arc<UnavailableTexts>,
 }
 
-/// The texts are current as long as neither number has changed, and for [`MAX_AGE`]; for [`PACE`] also if servers have failed since.
+/// The texts are current as long as neither number has changed, and for [`MAX_AGE`]; for [`PACE`] also if servers have
+/// failed since.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Version {
     /// [`ChannelStatus::version`].

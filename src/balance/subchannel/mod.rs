@@ -246,7 +246,8 @@ impl Subchannel {
         (status.state.clone(), self.server_state_of(&status))
     }
 
-    /// When it began to be without a connection, and without a further one that calls have asked for, if an error is known.
+    /// When it began to be without a connection, and without a further one that calls have asked for, if an error is
+    /// known.
     pub(crate) fn failing_since(&self) -> Option<Instant> {
         let status = self.lock();
         let is_ready = matches!(status.state, SubchannelState::Ready(_)) && !self.growth.has_failed();

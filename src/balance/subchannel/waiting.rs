@@ -8,8 +8,8 @@ use arc_swap::ArcSwap;
 use crate::balance::queue::Queue;
 use crate::connection::CapacityListener;
 
-/// The queue of the partition that a server belongs to, and its place among the servers of that. Its connections wake the calls in
-/// it, and say where there is room.
+/// The queue of the partition that a server belongs to, and its place among the servers of that. Its connections wake
+/// the calls in it, and say where there is room.
 pub(crate) enum WaitingCalls {
     /// The channel has one partition. No exchange pays for a look which one it is.
     Only(Arc<OnlyQueue>),

@@ -1,5 +1,5 @@
-//! A server for a call: picked at once if one has room, or waited for in the queue. `tiers.rs` decides when a call leaves its zone, and
-//! takes the slot that a call was woken for; `room.rs` finds room for the calls that wait.
+//! A server for a call: picked at once if one has room, or waited for in the queue. `tiers.rs` decides when a call
+//! leaves its zone, and takes the slot that a call was woken for; `room.rs` finds room for the calls that wait.
 
 mod room;
 mod tiers;
@@ -112,8 +112,8 @@ impl Partition {
 
     /// Picks a server for an attempt. It uses atomics only, and allocates nothing, unless a picker refuses a tier.
     ///
-    /// `turn` tells that the call comes from the queue, and which server has a slot for it. Any other call goes behind those that
-    /// wait there.
+    /// `turn` tells that the call comes from the queue, and which server has a slot for it. Any other call goes behind
+    /// those that wait there.
     #[inline]
     pub(crate) fn pick(&self, request: &PickRequest<'_>, turn: Option<Turn>) -> PickOutcome {
         // The last look is not confirmed: the call is to go somewhere.

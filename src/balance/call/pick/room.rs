@@ -6,19 +6,21 @@ use crate::balance::partition::Partition;
 use crate::balance::queue::order::Look;
 
 impl Partition {
-    /// Looks at all servers, if calls wait and there may be slots that no turn was given for. Gives turns for those that are free;
-    /// if there is none, sends PINGs to further idle servers, and asks a server for a further connection.
+    /// Looks at all servers, if calls wait and there may be slots that no turn was given for. Gives turns for those
+    /// that are free; if there is none, sends PINGs to further idle servers, and asks a server for a further
+    /// connection.
     ///
-    /// Each call does so that begins to wait, and again when its turn is over. So no call waits while a server that would take it has
-    /// room or was not asked for some. While all are at their limits and slots become free one by one, there is nothing to look for.
+    /// Each call does so that begins to wait, and again when its turn is over. So no call waits while a server that
+    /// would take it has room or was not asked for some. While all are at their limits and slots become free one by
+    /// one, there is nothing to look for.
     pub(super) fn look_for_room(&self) {
         if let Some(look) = self.queue.begin_look(false) {
             self.count_room(look);
         }
     }
 
-    /// The same for a call that has found no slot. Where servers may have further connections it looks in any case: of those as many
-    /// may be made at a time as calls wait.
+    /// The same for a call that has found no slot. Where servers may have further connections it looks in any case: of
+    /// those as many may be made at a time as calls wait.
     pub(super) fn look_for_growth(&self) {
         let may_grow = *self.connect_context.connections_per_server.borrow() > 1;
         if let Some(look) = self.queue.begin_look(may_grow) {
@@ -48,8 +50,8 @@ impl Partition {
             self.queue.look_again();
         }
         if *self.connect_context.connections_per_server.borrow() > 1 {
-            // A call enters the queue and then looks who was asked; a supervisor says that it may be asked and then looks for
-            // calls. At least one of them sees the other.
+            // A call enters the queue and then looks who was asked; a supervisor says that it may be asked and then
+            // looks for calls. At least one of them sees the other.
             fence(Ordering::SeqCst);
             ready.grow(self.queue.waiters(), fastrand::usize(..));
         }

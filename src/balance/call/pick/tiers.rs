@@ -63,11 +63,12 @@ impl Partition {
         (!asked.refused.contains(&start)).then_some(start)
     }
 
-    /// The slot that a call was woken for, if it takes that: its tier and its server, among all that are published. The policy's choice
-    /// goes before, if that has room too: several slots may have become free. `None` if the slot is gone or not for this call.
+    /// The slot that a call was woken for, if it takes that: its tier and its server, among all that are published. The
+    /// policy's choice goes before, if that has room too: several slots may have become free. `None` if the slot is
+    /// gone or not for this call.
     ///
-    /// All servers were full a moment ago: a slot beyond the first tier is taken if the first one's choice is full, and its own picker
-    /// does not refuse.
+    /// All servers were full a moment ago: a slot beyond the first tier is taken if the first one's choice is full, and
+    /// its own picker does not refuse.
     pub(super) fn slot_of<'a>(
         &self,
         ready: &'a Published,

@@ -9,18 +9,19 @@
 //!
 //! Positions are numbers that grow; a lower one is before a higher one. `leave` ends a call from every state.
 //!
-//! A turn says which server its slot is of, and keeps saying so when it is passed on. Slots are not listed: what counts is that there
-//! is a turn for each. Where there may be none, `may_have_room` says so, and [`WaitOrder::begin_look`] has somebody count the slots of
-//! all servers.
+//! A turn says which server its slot is of, and keeps saying so when it is passed on. Slots are not listed: what counts
+//! is that there is a turn for each. Where there may be none, `may_have_room` says so, and [`WaitOrder::begin_look`]
+//! has somebody count the slots of all servers.
 
 use std::collections::BTreeMap;
 
 /// Calls that wait, first in, first out. `W` is what it takes to wake one.
 ///
-/// Each free slot is one turn, and goes to the call that has waited longest. A call that is woken and finds no slot goes back to its
-/// position. Invariant: `turns` is the number of [`Woken::WithTurn`] in `woken`.
+/// Each free slot is one turn, and goes to the call that has waited longest. A call that is woken and finds no slot
+/// goes back to its position. Invariant: `turns` is the number of [`Woken::WithTurn`] in `woken`.
 ///
-/// Invariant: while calls wait, there are as many turns as free slots at least, or `may_have_room` holds, or a look has begun.
+/// Invariant: while calls wait, there are as many turns as free slots at least, or `may_have_room` holds, or a look has
+/// begun.
 pub(crate) struct WaitOrder<W> {
     next: u64,
     waiting: BTreeMap<u64, W>,
@@ -37,8 +38,8 @@ pub(crate) struct WaitOrder<W> {
 /// The right of a woken call to look for a server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Turn {
-    /// Whose slot it is, as an index of the published servers, as far as that is known. It may be an old one: it says where to
-    /// look first.
+    /// Whose slot it is, as an index of the published servers, as far as that is known. It may be an old one: it says
+    /// where to look first.
     pub(crate) server: Option<usize>,
 }
 
@@ -114,7 +115,8 @@ impl<W> WaitOrder<W> {
         }
     }
 
-    /// Begins a look at all servers, if calls wait, and there may be slots that no turn was given for or a look is wanted `anyway`.
+    /// Begins a look at all servers, if calls wait, and there may be slots that no turn was given for or a look is
+    /// wanted `anyway`.
     /// `None` if there is nothing to look for.
     pub(crate) fn begin_look(&mut self, anyway: bool) -> Option<Look> {
         if self.waiting.is_empty() {
@@ -126,8 +128,8 @@ impl<W> WaitOrder<W> {
 
     /// The look has counted so many free slots. Gives turns until there are as many, and returns the calls to wake.
     ///
-    /// Slots that became free meanwhile have turns of their own, and a turn that has ended meanwhile may have taken a slot that is
-    /// counted: so there may be a turn too many, and never one too few.
+    /// Slots that became free meanwhile have turns of their own, and a turn that has ended meanwhile may have taken a
+    /// slot that is counted: so there may be a turn too many, and never one too few.
     pub(crate) fn end_look(&mut self, look: Look, free_slots: usize) -> Vec<W> {
         let ended = usize::try_from(self.ended - look.ended).unwrap_or(usize::MAX);
         self.give_turns(free_slots.saturating_sub(look.turns.saturating_sub(ended)), Turn::default())
@@ -170,8 +172,8 @@ impl<W> WaitOrder<W> {
         (waiter, self.pass_on(turn))
     }
 
-    /// Begins a round. Turns that were given before the last round go to the next calls; returns those to wake. The calls that did
-    /// not use them keep their positions, and hold up no other.
+    /// Begins a round. Turns that were given before the last round go to the next calls; returns those to wake. The
+    /// calls that did not use them keep their positions, and hold up no other.
     pub(crate) fn next_round(&mut self) -> Vec<W> {
         let mut unused = Vec::new();
         for woken in self.woken.values_mut() {

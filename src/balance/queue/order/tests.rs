@@ -155,7 +155,8 @@ proptest! {
     }
 }
 
-/// The queue in miniature: each call looks at all servers when it begins to wait and when its turn is over, if it is told to.
+/// The queue in miniature: each call looks at all servers when it begins to wait and when its turn is over, if it is
+/// told to.
 fn order_holds(steps: Vec<Step>) -> TestCaseResult {
     let mut order = WaitOrder::default();
     let (mut waiting, mut woken_calls, mut free) = (VecDeque::new(), BTreeSet::new(), 0_usize);
