@@ -25,8 +25,3 @@ pub(crate) async fn held_when_settled() -> f64 {
     }
     last as f64
 }
-
-/// The blocks that were allocated since the profiler began.
-pub(crate) fn allocated() -> f64 {
-    dhat::HeapStats::get().total_blocks as f64
-}

@@ -94,9 +94,9 @@ async fn allocations() -> (f64, u64) {
     let channel = channel(BalancedChannel::builder(), &addresses());
     let failed = || channel.stats().connections().failed();
     super::until(|| failed() >= MANY as u64).await;
-    let (blocks, before) = (heap::allocated(), failed());
+    let (blocks, before) = (heap::allocations(), failed());
     sleep(LASTS).await;
-    (heap::allocated() - blocks, failed() - before)
+    ((heap::allocations() - blocks) as f64, failed() - before)
 }
 
 async fn bare() -> (f64, u64) {

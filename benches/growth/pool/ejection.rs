@@ -3,13 +3,13 @@
 use greeter_proto::HelloRequest;
 use greeter_proto::greeter_client::GreeterClient;
 use serde::{Deserialize, Serialize};
-use test_support::{Bar, Counts, Result};
+use test_support::{Bar, Result};
 use tokio::runtime::Runtime;
 use tonic_etcd::{BalancedChannel, OutlierDetection};
 
 use super::{Job, MANY, NAME, argument, channel, connected, spawn};
 use crate::findings::Findings;
-use crate::{job, servers};
+use crate::{PATIENCE, heap, job, servers};
 
 /// Calls before anything is counted, and those that are.
 const WARM_UP: usize = 300;
@@ -22,17 +22,24 @@ const FAILS: usize = 10;
 pub(super) struct Run {
     addresses: Vec<String>,
     is_on: bool,
+    counts_allocations: bool,
+}
+
+/// What a call costs.
+struct Cost {
+    instructions: f64,
+    allocations: f64,
 }
 
 pub(super) fn rows(found: &mut Findings) {
     let servers = spawn(&Job::Serve(MANY));
     let addresses = servers::addresses(&servers);
-    let [off, on] = [false, true].map(|is_on| cost(addresses.clone(), is_on));
+    let [off, on] = [false, true].map(|is_on| cost(&addresses, is_on));
     let name = |what: &str| format!("a call, {MANY} servers, 1 of {FAILS} fails, {what}");
     for (what, of, most) in [
-        ("instructions", (|counts| counts.instructions) as fn(&Counts) -> f64, 1.05),
+        ("instructions", (|cost| cost.instructions) as fn(&Cost) -> f64, 1.05),
         // "Equal": what the detector allocates once in its interval of 10 s is shared by the calls of that.
-        ("allocations", |counts| counts.allocations, 1.01),
+        ("allocations", |cost| cost.allocations, 1.01),
     ] {
         let both =
             off.as_ref().map_err(Clone::clone).and_then(|off| Ok((of(off), of(on.as_ref().map_err(Clone::clone)?))));
@@ -44,11 +51,14 @@ pub(super) fn rows(found: &mut Findings) {
     }
 }
 
-/// What a call costs.
-fn cost(addresses: Vec<String>, is_on: bool) -> Result<Counts> {
-    let counts = job::count_within("make_calls", NAME, &argument(&Job::Eject(Run { addresses, is_on })))?;
+/// What a call costs: in one process instructions are counted, in another one allocations.
+fn cost(addresses: &[String], is_on: bool) -> Result<Cost> {
+    let run = |counts_allocations| Job::Eject(Run { addresses: addresses.to_vec(), is_on, counts_allocations });
+    let instructions = job::instructions_within("make_calls", NAME, &argument(&run(false)))?;
+    let line = spawn(&run(true)).wait_line(|_| true, PATIENCE)?;
+    let allocations: f64 = line.parse().expect("a number");
     let each = |count: f64| count / CALLS as f64;
-    Ok(Counts { instructions: each(counts.instructions), allocations: each(counts.allocations) })
+    Ok(Cost { instructions: each(instructions), allocations: each(allocations) })
 }
 
 pub(super) fn job(run: &Run) {
@@ -62,7 +72,11 @@ pub(super) fn job(run: &Run) {
         calls(&mut client, WARM_UP).await;
         client
     });
+    let profiler = run.counts_allocations.then(heap::profiler);
     make_calls(&runtime, &mut client);
+    if profiler.is_some() {
+        println!("{}", heap::allocations());
+    }
     std::process::exit(0);
 }
 

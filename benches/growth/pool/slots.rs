@@ -8,7 +8,7 @@ use std::time::Duration;
 use greeter_proto::HelloRequest;
 use greeter_proto::greeter_client::GreeterClient;
 use serde::{Deserialize, Serialize};
-use test_support::{Bar, Counts, Result};
+use test_support::{Bar, Result};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tonic_etcd::BalancedChannel;
@@ -38,7 +38,7 @@ pub(super) struct Run {
 pub(super) fn rows(found: &mut Findings) {
     let mut points = Vec::new();
     for count in COUNTS {
-        let cost = cost(count).map(|counts| counts.instructions);
+        let cost = cost(count);
         let few = points.first().map(|(_, few)| *few);
         points.extend(cost.as_ref().ok().map(|cost| (count as f64, *cost)));
         let ratio = cost.as_ref().map_err(Clone::clone).map(|cost| cost / few.unwrap_or(f64::NAN));
@@ -53,13 +53,12 @@ pub(super) fn rows(found: &mut Findings) {
 }
 
 /// What it costs from the end of a call until the next one is sent, with both calls' parts of that.
-fn cost(servers: usize) -> Result<Counts> {
+fn cost(servers: usize) -> Result<f64> {
     let process = spawn(&Job::ServeSlots(servers));
     let mut addresses = servers::addresses(&process);
     let ends = addresses.pop().expect("where calls are ended");
-    let counts = job::count_within("free_slots", NAME, &argument(&Job::Free(Run { addresses, ends })))?;
-    let each = |count: f64| count / FREED as f64;
-    Ok(Counts { instructions: each(counts.instructions), allocations: each(counts.allocations) })
+    let job = argument(&Job::Free(Run { addresses, ends }));
+    Ok(job::instructions_within("free_slots", NAME, &job)? / FREED as f64)
 }
 
 pub(super) fn job(run: &Run) {

@@ -41,6 +41,7 @@ use crate::address_index::AddressChange;
 use crate::balance::config::apply::apply;
 use crate::balance::config::source::ConfigTexts;
 use crate::balance::connectivity::{ConnectivityState, DirectoryStatus};
+use crate::balance::metrics::StateCounts;
 use crate::balance::partition::Partitions;
 use crate::balance::policy::Policy;
 use crate::balance::pool::entry::{Leaving, PoolEntry};
@@ -176,7 +177,7 @@ impl Drop for ShutdownGuard {
             partition.queue.wake_to_fail(true);
         }
         channel.pick_notifier.notify();
-        channel.metrics.servers.set(std::iter::empty(), false); // responses may keep the channel's numbers for long
+        channel.metrics.servers.set(&StateCounts::default(), false); // responses may keep the channel's numbers for long
     }
 }
 
