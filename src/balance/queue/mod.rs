@@ -105,7 +105,7 @@ impl Queue {
         // for calls. The fence orders the two, so that at least one of them sees the other.
         fence(Ordering::SeqCst);
         if self.queued.load(Ordering::SeqCst) == 0 {
-            return None;
+            return None; // the next call to enter looks
         }
         let look = self.lock().order.begin_look(anyway);
         fence(Ordering::SeqCst); // the slots are counted after that
@@ -189,7 +189,7 @@ impl QueueTicket<'_> {
             let mut waker = Some(cx.waker().clone());
             let mut state = self.queue.lock();
             let Some(waiter) = state.order.waiter_mut(self.position) else {
-                return Poll::Ready(state.order.turn_of(self.position).unwrap_or_default());
+                return Poll::Ready(state.order.use_turn(self.position).unwrap_or_default());
             };
             std::mem::swap(&mut waiter.waker, &mut waker);
             drop(state); // before the old waker, whose drop may run any code

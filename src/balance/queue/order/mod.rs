@@ -1,10 +1,10 @@
 //! The order in which calls wait for a server. PURE.
 //!
 //! ```text
-//! enter ─▶ waiting ──give_turns─────▶ woken, with a turn ──served─▶ gone
-//!            ▲  ▲  └─wake_matching──▶ woken, without one  │
-//!            │  └───────────wait_again────────────────────┘
-//!            └ at its old position          next_round: an unused turn goes to the next call
+//! enter ─▶ waiting ──give_turns─────▶ woken, with a turn ──use_turn─▶ looking ──served─▶ gone
+//!            ▲  ▲  └─wake_matching──▶ woken, without one                  │
+//!            │  └───────────wait_again────────────────────────────────────┘
+//!            └ at its old position          next_round: a turn that lasts too long goes to the next call
 //! ```
 //!
 //! Positions are numbers that grow; a lower one is before a higher one. `leave` ends a call from every state.
@@ -18,17 +18,20 @@ use std::collections::BTreeMap;
 /// Calls that wait, first in, first out. `W` is what it takes to wake one.
 ///
 /// Each free slot is one turn, and goes to the call that has waited longest. A call that is woken and finds no slot
-/// goes back to its position. Invariant: `turns` is the number of [`Woken::WithTurn`] in `woken`.
+/// goes back to its position. Invariant: `turns` is the number of [`Woken::WithTurn`] in `woken`, and `looking` that of
+/// those among them that are in use.
 ///
-/// Invariant: while calls wait, there are as many turns as free slots at least, or `may_have_room` holds, or a look has
-/// begun.
+/// Invariant: while calls wait, there are as many unused turns as free slots at least, or `may_have_room` holds, or a
+/// look has begun.
 pub(crate) struct WaitOrder<W> {
     next: u64,
     waiting: BTreeMap<u64, W>,
     /// Calls that were woken and have done nothing since.
     woken: BTreeMap<u64, Woken>,
     turns: usize,
-    /// How many turns have ended so far.
+    /// The turns in use: these calls may have their slots already.
+    looking: usize,
+    /// How many turns so far have been used, passed on or given up.
     ended: u64,
     round: u64,
     /// There may be slots that no turn was given for.
@@ -46,8 +49,8 @@ pub(crate) struct Turn {
 /// A look at all servers that has begun.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Look {
-    /// The turns that were out then, …
-    turns: usize,
+    /// The turns that nobody had used yet, …
+    unused: usize,
     /// … and those that had ended.
     ended: u64,
 }
@@ -55,8 +58,8 @@ pub(crate) struct Look {
 /// The reason for which a call was woken.
 #[derive(Clone, Copy, PartialEq)]
 enum Woken {
-    /// A slot is free. The turn was given in this round.
-    WithTurn(u64, Turn),
+    /// A slot is free. The turn was given in this round, and is in use or not.
+    WithTurn { round: u64, turn: Turn, in_use: bool },
     /// It is to look whether it fails, or its turn was passed on: another call cannot use what it does next.
     WithoutTurn,
 }
@@ -64,7 +67,7 @@ enum Woken {
 impl<W> Default for WaitOrder<W> {
     fn default() -> Self {
         let (waiting, woken) = (BTreeMap::new(), BTreeMap::new());
-        Self { next: 0, waiting, woken, turns: 0, ended: 0, round: 0, may_have_room: false }
+        Self { next: 0, waiting, woken, turns: 0, looking: 0, ended: 0, round: 0, may_have_room: false }
     }
 }
 
@@ -94,7 +97,7 @@ impl<W> WaitOrder<W> {
         while woken.len() < turns
             && let Some((position, waiter)) = self.waiting.pop_first()
         {
-            self.woken.insert(position, Woken::WithTurn(self.round, turn));
+            self.woken.insert(position, Woken::WithTurn { round: self.round, turn, in_use: false });
             self.turns += 1;
             woken.push(waiter);
         }
@@ -107,32 +110,34 @@ impl<W> WaitOrder<W> {
         turns.into_iter().flat_map(|turn| self.give_turns(1, turn)).collect()
     }
 
-    /// The turn of a call that was woken. `None` if it was woken without one.
-    pub(crate) fn turn_of(&self, position: u64) -> Option<Turn> {
-        match self.woken.get(&position) {
-            Some(Woken::WithTurn(_, turn)) => Some(*turn),
-            Some(Woken::WithoutTurn) | None => None,
+    /// A call that was woken looks for a server from now on. Returns its turn; `None` if it was woken without one.
+    pub(crate) fn use_turn(&mut self, position: u64) -> Option<Turn> {
+        let Some(Woken::WithTurn { turn, in_use, .. }) = self.woken.get_mut(&position) else { return None };
+        if !std::mem::replace(in_use, true) {
+            self.looking += 1;
+            self.ended += 1;
         }
+        Some(*turn)
     }
 
     /// Begins a look at all servers, if calls wait, and there may be slots that no turn was given for or a look is
-    /// wanted `anyway`.
-    /// `None` if there is nothing to look for.
+    /// wanted `anyway`. While nobody waits, what is wanted is left to the next call that does.
     pub(crate) fn begin_look(&mut self, anyway: bool) -> Option<Look> {
-        if self.waiting.is_empty() {
+        self.may_have_room |= anyway;
+        if self.waiting.is_empty() || !std::mem::take(&mut self.may_have_room) {
             return None;
         }
-        let has_reason = std::mem::take(&mut self.may_have_room) || anyway;
-        has_reason.then_some(Look { turns: self.turns, ended: self.ended })
+        Some(Look { unused: self.turns - self.looking, ended: self.ended })
     }
 
     /// The look has counted so many free slots. Gives turns until there are as many, and returns the calls to wake.
     ///
-    /// Slots that became free meanwhile have turns of their own, and a turn that has ended meanwhile may have taken a
-    /// slot that is counted: so there may be a turn too many, and never one too few.
+    /// A turn in use does not count, because its slot may be taken and not counted. Slots that became free meanwhile have
+    /// turns of their own, and a turn that has ended meanwhile may have taken a slot that is counted. So there may be a
+    /// turn too many, and never one too few.
     pub(crate) fn end_look(&mut self, look: Look, free_slots: usize) -> Vec<W> {
         let ended = usize::try_from(self.ended - look.ended).unwrap_or(usize::MAX);
-        self.give_turns(free_slots.saturating_sub(look.turns.saturating_sub(ended)), Turn::default())
+        self.give_turns(free_slots.saturating_sub(look.unused.saturating_sub(ended)), Turn::default())
     }
 
     /// A look is to be made the next time: something may have changed of which nobody has told.
@@ -173,33 +178,36 @@ impl<W> WaitOrder<W> {
     }
 
     /// Begins a round. Turns that were given before the last round go to the next calls; returns those to wake. The
-    /// calls that did not use them keep their positions, and hold up no other.
+    /// calls that had them keep their positions, and hold up no other.
     pub(crate) fn next_round(&mut self) -> Vec<W> {
-        let mut unused = Vec::new();
-        for woken in self.woken.values_mut() {
-            if let Woken::WithTurn(round, turn) = *woken
-                && round < self.round
-            {
-                *woken = Woken::WithoutTurn;
-                unused.push(turn);
-            }
-        }
-        self.turns -= unused.len(); // each of them was counted when it was given
-        self.ended += unused.len() as u64;
+        let is_over = |woken: &Woken| matches!(woken, Woken::WithTurn { round, .. } if *round < self.round);
+        let over: Vec<u64> =
+            self.woken.iter().filter(|(_, woken)| is_over(woken)).map(|(position, _)| *position).collect();
+        let turns: Vec<Turn> = over
+            .into_iter()
+            .filter_map(|position| {
+                let turn = self.forget_woken(position);
+                self.woken.insert(position, Woken::WithoutTurn);
+                turn
+            })
+            .collect();
         self.round += 1;
-        self.pass_on(unused)
+        self.pass_on(turns)
     }
 
     /// Returns the turn that the call had.
     fn forget_woken(&mut self, position: u64) -> Option<Turn> {
-        let turn = self.turn_of(position);
-        self.woken.remove(&position);
-        self.turns -= usize::from(turn.is_some()); // as above
-        self.ended += u64::from(turn.is_some());
-        turn
+        let Some(Woken::WithTurn { turn, in_use, .. }) = self.woken.remove(&position) else { return None };
+        self.turns -= 1; // it was counted when it was given
+        if in_use {
+            self.looking -= 1; // and this when it was used
+        } else {
+            self.ended += 1;
+        }
+        Some(turn)
     }
 
-    /// Returns the number of turns that were given and are not used yet.
+    /// Returns the number of turns that are out, those in use included.
     pub(crate) fn turns(&self) -> usize {
         self.turns
     }

@@ -18,6 +18,13 @@ fn of(server: usize) -> Turn {
 
 const ANY: Turn = Turn { server: None };
 
+fn turn_of(order: &WaitOrder<u32>, position: u64) -> Option<Turn> {
+    match order.woken.get(&position) {
+        Some(Woken::WithTurn { turn, .. }) => Some(*turn),
+        Some(Woken::WithoutTurn) | None => None,
+    }
+}
+
 #[test]
 fn turns_go_to_the_calls_that_have_waited_longest() {
     let mut order = queue_of(5);
@@ -70,14 +77,42 @@ fn a_call_that_is_woken_without_a_turn_passes_none_on() {
 fn a_turn_says_whose_slot_it_is_and_keeps_saying_so() {
     let mut order = queue_of(5);
     assert_eq!(order.give_turns(1, of(8)), [0]);
-    assert_eq!((order.turn_of(0), order.turn_of(1)), (Some(of(8)), None));
+    assert_eq!((turn_of(&order, 0), turn_of(&order, 1)), (Some(of(8)), None));
     assert_eq!(order.leave(0), (None, vec![1]));
-    assert_eq!(order.turn_of(1), Some(of(8)), "passed on by one that leaves");
+    assert_eq!(turn_of(&order, 1), Some(of(8)), "passed on by one that leaves");
     assert!(order.next_round().is_empty());
     assert_eq!(order.next_round(), [2]);
-    assert_eq!((order.turn_of(1), order.turn_of(2)), (None, Some(of(8))), "and by one that sleeps");
+    assert_eq!((turn_of(&order, 1), turn_of(&order, 2)), (None, Some(of(8))), "and by one that sleeps");
     assert_eq!(order.give_turns(1, of(9)), [3]);
-    assert_eq!(order.turn_of(3), Some(of(9)));
+    assert_eq!(turn_of(&order, 3), Some(of(9)));
+}
+
+#[test]
+fn servers_that_come_while_every_call_is_woken_are_looked_at_by_the_next_one() {
+    let mut order = queue_of(1);
+    assert!(looks(&mut order));
+    assert_eq!(order.give_turns(1, of(1)), [0]);
+    assert!(order.begin_look(true).is_none(), "servers have come, and nobody waits");
+    assert_eq!(order.enter(1), 1);
+    let look = order.begin_look(false).expect("there may be room");
+    assert_eq!(order.end_look(look, 2), [1]);
+}
+
+#[test]
+fn a_turn_in_use_stands_for_no_slot() {
+    let mut order = queue_of(4);
+    assert_eq!(order.give_turns(2, of(1)), [0, 1]);
+    assert_eq!(order.use_turn(0), Some(of(1)));
+    // It has taken the slot. The other one is free, and so is that of a server which comes now.
+    let look = order.begin_look(true).unwrap();
+    assert_eq!(order.end_look(look, 2), [2]);
+    // The look counts a slot, and a turn that is used meanwhile takes it: a turn too many.
+    let look = order.begin_look(true).unwrap();
+    assert_eq!(order.use_turn(1), Some(of(1)));
+    assert_eq!(order.end_look(look, 2), [3]);
+    order.served(0);
+    assert_eq!(order.leave(1), (None, vec![]));
+    assert_eq!(order.turns(), 2);
 }
 
 /// Whether all servers are looked at. Nobody has room.
@@ -128,8 +163,12 @@ enum Step {
     Enter,
     /// So many slots become free.
     Free(usize),
-    /// One of the woken calls looks.
+    /// Servers come with so many slots.
+    Come(usize),
+    /// One of the woken calls looks, and takes a slot if there is one.
     Look(prop::sample::Index),
+    /// One of those that have looked says so.
+    Looked(prop::sample::Index),
     Leave(prop::sample::Index),
     Round,
     /// A look at all servers ends.
@@ -140,7 +179,9 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => Just(Step::Enter),
         2 => (1_usize..4).prop_map(Step::Free),
+        1 => (1_usize..4).prop_map(Step::Come),
         4 => any::<prop::sample::Index>().prop_map(Step::Look),
+        4 => any::<prop::sample::Index>().prop_map(Step::Looked),
         1 => any::<prop::sample::Index>().prop_map(Step::Leave),
         1 => Just(Step::Round),
         3 => (0_usize..8).prop_map(Step::Counted),
@@ -156,10 +197,12 @@ proptest! {
 }
 
 /// The queue in miniature: each call looks at all servers when it begins to wait and when its turn is over, if it is
-/// told to.
+/// told to, and the pool does when servers come.
 fn order_holds(steps: Vec<Step>) -> TestCaseResult {
     let mut order = WaitOrder::default();
     let (mut waiting, mut woken_calls, mut free) = (VecDeque::new(), BTreeSet::new(), 0_usize);
+    // Calls that have looked, and whether they have a slot.
+    let mut looked: BTreeMap<u64, bool> = BTreeMap::new();
     // Looks that have begun, with the slots that were free then.
     let mut looks: Vec<(Look, usize)> = Vec::new();
     let end = (0..200).map(|_| Step::Counted(0));
@@ -176,11 +219,24 @@ fn order_holds(steps: Vec<Step>) -> TestCaseResult {
                 // Nobody is told of slots that nobody waits for.
                 if order.waiting() + order.turns() > 0 { order.give_turns(slots, of(7)) } else { Vec::new() }
             }
+            Step::Come(slots) => {
+                free += slots;
+                // As the queue does: where nobody waits or has a turn, the next call looks.
+                let is_asked = order.waiting() + order.turns() > 0;
+                looks.extend(is_asked.then(|| order.begin_look(true)).flatten().map(|look| (look, free)));
+                Vec::new()
+            }
             Step::Look(index) if !woken_calls.is_empty() => {
                 let position = *index.get(&woken_calls.iter().copied().collect::<Vec<_>>());
                 woken_calls.remove(&position);
-                if free > 0 {
-                    free -= 1;
+                order.use_turn(position);
+                looked.insert(position, free > 0);
+                free = free.saturating_sub(1);
+                Vec::new()
+            }
+            Step::Looked(index) if !looked.is_empty() => {
+                let position = *index.get(&looked.keys().copied().collect::<Vec<_>>());
+                if looked.remove(&position) == Some(true) {
                     order.served(position);
                 } else {
                     order.wait_again(position, position);
@@ -202,15 +258,15 @@ fn order_holds(steps: Vec<Step>) -> TestCaseResult {
                 order.end_look(look, counted)
             }
             Step::Round => order.next_round(),
-            Step::Look(_) | Step::Leave(_) | Step::Counted(_) => Vec::new(),
+            Step::Look(_) | Step::Looked(_) | Step::Leave(_) | Step::Counted(_) => Vec::new(),
         };
         for position in woken {
             prop_assert_eq!(waiting.pop_front(), Some(position), "in order");
             woken_calls.insert(position);
         }
         prop_assert_eq!(order.waiting(), waiting.len());
-        let is_known = order.turns() >= free || !looks.is_empty();
-        prop_assert!(waiting.is_empty() || is_known, "{} slots, {} turns", free, order.turns());
+        let unused = order.turns() - order.looking;
+        prop_assert!(waiting.is_empty() || unused >= free || !looks.is_empty(), "{} slots, {} turns", free, unused);
     }
     Ok(())
 }
