@@ -53,7 +53,9 @@ impl Partition {
             // A call enters the queue and then looks who was asked; a supervisor says that it may be asked and then
             // looks for calls. At least one of them sees the other.
             fence(Ordering::SeqCst);
-            ready.grow(self.queue.waiters(), fastrand::usize(..));
+            if ready.grow(self.queue.waiters(), fastrand::usize(..)) {
+                self.queue.look_again();
+            }
         }
     }
 }
