@@ -66,7 +66,7 @@ fn cost(run: Run) -> (f64, f64) {
     (cost.parse().expect("a number"), attempts.parse().expect("a number"))
 }
 
-pub(super) fn job(run: &Run) {
+pub(super) fn job(run: Run) {
     job::block_on(async {
         let (cost, attempts) = match run {
             Run::Channel => {

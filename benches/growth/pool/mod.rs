@@ -44,7 +44,7 @@ pub(crate) fn job(argument: &str) {
     match serde_json::from_str(argument).expect("a job") {
         Job::Serve(count) => servers::serve(count),
         Job::ServeSlots(count) => servers::serve_slots(count),
-        Job::Down(run) => down::job(&run),
+        Job::Down(run) => down::job(run),
         Job::Eject(run) => ejection::job(&run),
         Job::Free(run) => slots::job(&run),
     }
