@@ -13,6 +13,7 @@ mod job;
 mod lapse;
 mod memory;
 mod plot;
+mod pool;
 mod registrations;
 mod servers;
 mod services;
@@ -40,11 +41,12 @@ struct Part {
     job: fn(&str),
 }
 
-const PARTS: [Part; 4] = [
+const PARTS: [Part; 5] = [
     Part { name: "services", rows: services::rows, job: no_job },
     Part { name: registrations::NAME, rows: registrations::rows, job: registrations::job },
     Part { name: changes::NAME, rows: changes::rows, job: changes::job },
     Part { name: memory::NAME, rows: memory::rows, job: memory::job },
+    Part { name: pool::NAME, rows: pool::rows, job: pool::job },
 ];
 
 /// Where the curves are drawn when all parts run: a picture of some would lose the others.

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use crate::secret;
 
@@ -11,9 +12,9 @@ use crate::secret;
 /// `unix:/path`.
 ///
 /// It is the identity of a server within a service: two addresses with one authority are one
-/// server, whether they say `http` or `https`.
+/// server, whether they say `http` or `https`. A clone shares the text.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Authority(Box<str>);
+pub(crate) struct Authority(Arc<str>);
 
 impl Authority {
     /// Parses a `host:port`. Without a port it gets the default port, if there is one.

@@ -21,8 +21,8 @@ use crate::balance::queue::Queue;
 use crate::balance::shared::ChannelShared;
 use crate::balance::status;
 use crate::balance::status::unavailable::{Details, UnavailableText, UnavailableTexts};
+use crate::balance::subchannel::Subchannel;
 use crate::balance::subchannel::cost::Fleet;
-use crate::balance::subchannel::{Subchannel, SubchannelState};
 
 /// What the calls of a partition share. The pool's task writes the servers and the status; calls read them.
 pub(crate) struct Partition {
@@ -134,9 +134,7 @@ impl Partition {
         if is_news && in_vain {
             self.queue.wake_to_fail(false);
         }
-        self.queue.give_turns(|| self.ready.load().free_slots());
-        // The servers that were sent a PING or asked for a connection before may be gone.
-        self.ask_for_room();
+        self.look_anew();
     }
 
     /// What all partitions of the channel share.
@@ -176,15 +174,11 @@ impl Partition {
 
     /// Returns the error of the server whose state changed last, among those that are not connected, or that could have got
     /// no further connection.
-    pub(super) fn last_connect_error(&self) -> Option<(Address, String)> {
+    pub(super) fn last_connect_error(&self) -> Option<(Address, Arc<str>)> {
         let subchannels = self.subchannels.load();
-        let statuses = subchannels.iter().map(|subchannel| (subchannel, subchannel.status()));
-        let failed = statuses.filter(|(subchannel, status)| {
-            let is_ready = matches!(status.state, SubchannelState::Ready(_)) && !subchannel.growth.has_failed();
-            !is_ready && status.last_error.is_some()
-        });
-        let (subchannel, status) = failed.max_by_key(|(_, status)| status.since)?;
-        status.last_error.map(|error| (subchannel.address().clone(), error))
+        let failing = subchannels.iter().filter_map(|subchannel| Some((subchannel, subchannel.failing_since()?)));
+        let (subchannel, _) = failing.max_by_key(|(_, since)| *since)?;
+        subchannel.last_error().map(|error| (subchannel.address().clone(), error))
     }
 }
 

@@ -64,7 +64,7 @@ pub(crate) struct ChannelShared {
     /// The channel as a whole. Published after the partitions'.
     pub(crate) channel_status: watch::Sender<ChannelStatus>,
     /// All servers of the channel, in the order of their addresses.
-    pub(crate) servers: ArcSwap<Vec<Listed>>,
+    pub(crate) servers: ArcSwap<Vec<Arc<Listed>>>,
     /// What is registered and takes no calls, by the text of the route. For the texts of statuses.
     pub(crate) unserved: ArcSwap<BTreeMap<Arc<str>, Unserved>>,
     /// What the supervisors of the servers share: transport, options, permits to connect.

@@ -19,7 +19,7 @@ use crate::balance::pool::select::Verdict;
 use crate::balance::subchannel::{ServerState, ServerStatus, Subchannel};
 use crate::error::Error;
 
-/// A server of the channel, for users.
+/// A server of the channel, for users. The same one is listed until anything of it changes.
 pub(crate) struct Listed {
     pub(crate) address: Address,
     /// `None` while the selection leaves it out.
@@ -52,6 +52,16 @@ impl fmt::Debug for ServerSelection {
 }
 
 impl Listed {
+    /// Whether both say the same.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let subchannels = [self, other].map(|listed| listed.subchannel.as_ref().map(Arc::as_ptr));
+        subchannels[0] == subchannels[1]
+            && self.address == other.address
+            && self.selection.verdict == other.selection.verdict
+            && self.selection.route == other.selection.route
+            && self.idle_since == other.idle_since
+    }
+
     fn idle(&self) -> ServerStatus {
         ServerStatus {
             address: self.address.clone(),
@@ -84,7 +94,7 @@ impl BalancedChannel {
     /// # }
     /// ```
     pub fn servers(&self) -> Vec<ServerStatus> {
-        let status = |listed: &Listed| {
+        let status = |listed: &Arc<Listed>| {
             let Some(subchannel) = &listed.subchannel else { return Some(listed.idle()) };
             let status = subchannel.status();
             let state = subchannel.server_state_of(&status)?;

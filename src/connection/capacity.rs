@@ -14,7 +14,8 @@ use tokio::sync::Notify;
 /// that wait for a stream.
 pub(crate) trait CapacityListener: Send + Sync {
     /// `streams` more streams are available. Called at the end of each exchange, so it must be
-    /// cheap when nothing waits.
+    /// cheap when nothing waits. With 0 the connection has become idle: whoever waits may
+    /// [probe](super::handle::Connection::probe) it.
     ///
     /// The streams are available before this call. Both sides use sequentially consistent
     /// operations: a task that registers itself and then checks the capacity either sees the free
@@ -69,9 +70,9 @@ impl StreamCapacity {
     /// than the server accepts, which may have lowered its limit, and not on a closing connection.
     pub(super) fn release(&self) -> bool {
         // Sequentially consistent with the check of a task that begins to wait, see
-        // `CapacityListener::freed`.
+        // `CapacityListener::freed`; and with a change of the limit, so that one of the two tells of this stream.
         let before = self.in_flight.fetch_sub(1, Ordering::SeqCst);
-        before <= self.limit()
+        before <= self.limit.load(Ordering::SeqCst)
     }
 
     /// Sets the number of streams that the server accepts. Returns how many became available, or
@@ -107,7 +108,7 @@ impl StreamCapacity {
         change(&mut uncounted);
         let limit = self.announced.load(Ordering::Relaxed).saturating_sub(*uncounted);
         let before = self.limit.swap(limit, Ordering::SeqCst);
-        limit.saturating_sub(before.max(self.in_flight.load(Ordering::Relaxed)))
+        limit.saturating_sub(before.max(self.in_flight.load(Ordering::SeqCst)))
     }
 
     /// Waits until the server accepts one stream at a time.

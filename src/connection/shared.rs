@@ -130,6 +130,7 @@ impl Shared {
         // After the state: a call that finds no capacity has to find an idle connection that it can
         // probe.
         self.set_stream_limit(0);
+        self.capacity_listener.freed(0);
     }
 
     /// A call wants the idle connection. Returns whether this call was the first, so that one PING

@@ -365,6 +365,7 @@ impl BalancedChannelBuilder {
             permits: ConnectPermits::new(),
             changed: Notify::new(),
             failing: Notify::new(),
+            suspicious: Notify::new(),
             failures: AtomicU64::new(0),
             connections_per_server: watch::Sender::new(settings.connections_per_server.unwrap_or(1)),
             may_have_several: settings.may_have_several(),

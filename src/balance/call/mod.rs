@@ -210,7 +210,7 @@ impl CallState {
     }
 
     fn pick(&self) -> PickOutcome {
-        self.shared.pick(&self.pick_request(), false)
+        self.shared.pick(&self.pick_request(), None)
     }
 
     /// Waits for a server that takes the call, after the first pick has found none.

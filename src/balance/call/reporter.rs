@@ -118,7 +118,7 @@ impl AttemptReporter {
             && let Some(detection) = &*self.shared.outlier_detection.load()
             && detection.is_suspicious(failures, server.is_on_probation())
         {
-            self.shared.connect_context.changed.notify_one(); // the pool decides about ejections
+            self.shared.connect_context.suspicious.notify_one(); // the pool decides about ejections
         }
         self.end(AttemptResult::Status(code), told, received, now)
     }

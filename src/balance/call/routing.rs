@@ -133,7 +133,7 @@ impl CallState {
     /// When no server can come, or the call's time to wait is over.
     pub(super) async fn find_either(&mut self) -> Result<PickOutcome, Status> {
         let own = self.shared.clone();
-        let Some(default) = own.default.clone() else { return Ok(own.pick(&self.pick_request(), false)) };
+        let Some(default) = own.default.clone() else { return Ok(own.pick(&self.pick_request(), None)) };
         let (mut own_statuses, mut default_statuses) = (own.status.subscribe(), default.status.subscribe());
         loop {
             let wait_for_ready = self.wait_limits.wait_for_ready;
@@ -145,12 +145,12 @@ impl CallState {
             // Of servers that are ejected or closing the queue keeps the calls away: to wait for those would end at once, again and
             // again.
             let is_ready = own.ready.load().is_ready();
-            let of_own = if is_ready { own.pick(&self.pick_request(), false) } else { PickOutcome::NoneReady };
+            let of_own = if is_ready { own.pick(&self.pick_request(), None) } else { PickOutcome::NoneReady };
             let of_own = match of_own {
                 none @ (PickOutcome::NoneReady | PickOutcome::AllFailed) => none,
                 found => return Ok(found),
             };
-            match default.pick(&self.pick_request(), false) {
+            match default.pick(&self.pick_request(), None) {
                 PickOutcome::NoneReady => {}
                 found => {
                     self.shared = default;

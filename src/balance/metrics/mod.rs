@@ -40,7 +40,7 @@ pub(crate) use crate::balance::metrics::connections::{Connections, OpenConnectio
 pub(crate) use crate::balance::metrics::message_sizes::MessageSizes;
 use crate::balance::metrics::method::MethodMetrics;
 use crate::balance::metrics::servers::ServerMetrics;
-pub(crate) use crate::balance::metrics::servers::WaitingCall;
+pub(crate) use crate::balance::metrics::servers::{StateCounts, WaitingCall};
 pub use crate::balance::metrics::stats::{AttemptStats, ChannelStats, ConnectionStats, MethodStats};
 use crate::metrics::grpc::OTHER_METHOD;
 use crate::metrics::{Bound, Instrument, Metrics, grpc};

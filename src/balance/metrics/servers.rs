@@ -24,6 +24,17 @@ pub(super) const STATES: [(ServerState, &str); 7] = [
 /// How many methods of detection there are.
 const METHODS: usize = 3;
 
+/// How many servers are in each state, in the order of [`STATES`].
+#[derive(Default)]
+pub(crate) struct StateCounts([i64; STATES.len()]);
+
+impl StateCounts {
+    pub(crate) fn add(&mut self, server: ServerState) {
+        let index = STATES.iter().position(|(state, _)| *state == server);
+        index.into_iter().for_each(|index| self.0[index] += 1); // all states are there
+    }
+}
+
 /// The numbers of a channel that are of no method and of no connection.
 pub(crate) struct ServerMetrics {
     context: Arc<MetricsContext>,
@@ -50,14 +61,10 @@ impl ServerMetrics {
         }
     }
 
-    /// Takes in the states of all servers, and whether calls leave the channel's zone.
-    pub(crate) fn set(&self, servers: impl Iterator<Item = ServerState>, is_leaving_zone: bool) {
-        let mut counts = [0; STATES.len()];
-        for server in servers {
-            let index = STATES.iter().position(|(state, _)| *state == server);
-            index.into_iter().for_each(|index| counts[index] += 1); // all states are there
-        }
-        self.by_state.iter().zip(counts).for_each(|(counter, count)| counter.set(count));
+    /// Takes in how many servers are in each state, and whether calls leave the channel's zone. A recorder is told of
+    /// what changes.
+    pub(crate) fn set(&self, StateCounts(counts): &StateCounts, is_leaving_zone: bool) {
+        self.by_state.iter().zip(counts).for_each(|(counter, count)| counter.set(*count));
         self.leaving_zone.set(is_leaving_zone.into());
     }
 

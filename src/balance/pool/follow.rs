@@ -32,7 +32,10 @@ impl Pool {
         let Balancing { policy, outlier_detection: options, subset } =
             wanted.as_ref().map_or_else(code, config::policy::of);
         match (&mut self.outlier_detector, options) {
-            (Some(detector), Some(options)) => detector.set_options(options),
+            (Some(detector), Some(options)) => {
+                detector.set_options(options);
+                detector.look_at_once(); // some may return
+            }
             (detector, options) => {
                 *detector = options.map(|options| OutlierDetector::new(options, self.began.elapsed()));
                 for entry in self.servers.values().filter_map(|server| server.entry.as_ref()) {

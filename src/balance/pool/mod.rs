@@ -41,6 +41,7 @@ use crate::address_index::AddressChange;
 use crate::balance::config::apply::apply;
 use crate::balance::config::source::ConfigTexts;
 use crate::balance::connectivity::{ConnectivityState, DirectoryStatus};
+use crate::balance::metrics::StateCounts;
 use crate::balance::partition::Partitions;
 use crate::balance::policy::Policy;
 use crate::balance::pool::entry::{Leaving, PoolEntry};
@@ -66,8 +67,8 @@ pub(crate) struct Update<K> {
 /// The maximum number of updates that are applied before the result is published, so that a large
 /// set comes in one step.
 const MAX_BATCH: usize = 1024;
-/// Servers that begin to fail within this time are published together: no call can use them, before
-/// or after.
+/// Servers that begin to fail, or to connect again, within this time are published together: no call can use them,
+/// before or after.
 const FAILURE_BATCH_TIME: Duration = Duration::from_millis(10);
 
 /// Runs until it is aborted, which is when the channel's last clone is dropped.
@@ -92,7 +93,8 @@ where
     loop {
         let detection = pool.outlier_detector.as_ref().map(|detector| pool.began + detector.next());
         let selection = pool.selector.as_ref().and_then(|selector| selector.next);
-        let mut is_full = false;
+        let publication = pool.publish_at;
+        let (mut is_full, mut is_news) = (false, true);
         tokio::select! {
             update = next(source.as_mut()), if open => match update {
                 None => {
@@ -123,18 +125,31 @@ where
                 pool.follow_service_config();
             }
             () = pool.shared.connect_context.changed.notified() => {}
-            () = pool.failures() => {}
+            () = pool.shared.connect_context.failing.notified(), if publication.is_none() => {
+                (pool.publish_at, is_news) = (Some(pool.last_published + FAILURE_BATCH_TIME), false);
+            }
+            () = sleep_until(publication.unwrap_or_else(Instant::now)), if publication.is_some() => {}
             never = turns.as_mut() => match never {},
-            () = sleep_until(detection.unwrap_or_else(Instant::now)), if detection.is_some() => {}
+            // Nothing is published unless a server is ejected or taken back.
+            () = pool.shared.connect_context.suspicious.notified() => {
+                pool.look_for_outliers();
+                is_news = false;
+            }
+            () = sleep_until(detection.unwrap_or_else(Instant::now)), if detection.is_some() => is_news = false,
             () = sleep_until(selection.unwrap_or_else(Instant::now)), if selection.is_some() => {}
         }
-        pool.let_go();
-        pool.detect_outliers();
-        pool.publish();
+        if is_news {
+            pool.let_go();
+        }
+        if pool.detect_outliers() || is_news {
+            pool.publish();
+        }
         if has_word && pool.shared.config.is_awaited() {
             pool.shared.config.go_on();
         }
-        pool.leaving.retain(|_, leaving| leaving.has_calls());
+        if is_news {
+            pool.leaving.retain(|_, leaving| leaving.has_calls());
+        }
         // A source that always has more must not keep the other tasks of this thread from running.
         if is_full {
             yield_now().await;
@@ -162,7 +177,7 @@ impl Drop for ShutdownGuard {
             partition.queue.wake_to_fail(true);
         }
         channel.pick_notifier.notify();
-        channel.metrics.servers.set(std::iter::empty(), false); // responses may keep the channel's numbers for long
+        channel.metrics.servers.set(&StateCounts::default(), false); // responses may keep the channel's numbers for long
     }
 }
 
@@ -202,6 +217,8 @@ struct Pool {
     draining: BTreeMap<RouteValues, usize>,
     /// `None` if the user has not turned it on.
     outlier_detector: Option<OutlierDetector<Authority>>,
+    /// What it looks at, kept so that a look allocates nothing.
+    counts: Vec<(Authority, CallCounts)>,
     /// The policy that builds pickers.
     policy: Arc<dyn Policy>,
     /// What the policy says of itself.
@@ -216,6 +233,8 @@ struct Pool {
     began: Instant,
     /// From here [`FAILURE_BATCH_TIME`] counts.
     last_published: Instant,
+    /// When to publish what no call can use, if there is any.
+    publish_at: Option<Instant>,
     /// Servers came or went since the last publication, or were selected otherwise.
     servers_changed: bool,
     /// Of this channel: see [`ReadySet::seed`].
@@ -241,6 +260,7 @@ impl Pool {
             directory,
             draining: BTreeMap::new(),
             outlier_detector: options.map(|options| OutlierDetector::new(options, Duration::ZERO)),
+            counts: Vec::new(),
             policy,
             uses_weights: true,
             load_balancing: None,
@@ -248,6 +268,7 @@ impl Pool {
             policy_changed: false,
             began: now,
             last_published: now,
+            publish_at: None,
             servers_changed: false,
             seed: fastrand::u64(..),
         }
@@ -273,13 +294,6 @@ impl Pool {
         if draining != self.draining {
             (self.draining, self.servers_changed) = (draining, true);
         }
-    }
-
-    /// Waits until servers have begun to fail, and gathers others that do so at the same time.
-    /// Dropping it loses nothing, because every way out of the task's `select!` publishes.
-    async fn failures(&self) {
-        self.shared.connect_context.failing.notified().await;
-        sleep_until(self.last_published + FAILURE_BATCH_TIME).await;
     }
 
     /// Adds, changes or removes the entry of one address. An address that changes between TLS and
@@ -355,10 +369,21 @@ impl Pool {
         }
     }
 
-    /// Ejects servers and takes them back.
-    fn detect_outliers(&mut self) {
-        let Some(detector) = &mut self.outlier_detector else { return };
+    /// Lets the outlier detector look at the next occasion.
+    fn look_for_outliers(&mut self) {
+        if let Some(detector) = &mut self.outlier_detector {
+            detector.look_at_once();
+        }
+    }
+
+    /// Ejects servers and takes them back, if it is time to look: an interval or an ejection is over, a server has
+    /// suspect failures, or servers came or went. Returns whether any is ejected or taken back.
+    fn detect_outliers(&mut self) -> bool {
+        let Some(detector) = &mut self.outlier_detector else { return false };
         let now = self.began.elapsed();
+        if !detector.is_due(now) && !self.servers_changed {
+            return false;
+        }
         let is_over = detector.interval_is_over(now);
         let counts = |entry: &PoolEntry| {
             let interval = &entry.subchannel.interval;
@@ -373,9 +398,11 @@ impl Pool {
         };
         let connected =
             || self.servers.iter().filter_map(|(authority, server)| Some((authority, server.entry.as_ref()?)));
-        let counts = connected().map(|(authority, entry)| (authority.clone(), counts(entry))).collect();
-        let ejected = detector.detect(&counts, now);
+        self.counts.clear();
+        self.counts.extend(connected().map(|(authority, entry)| (authority.clone(), counts(entry))));
+        let ejected = detector.detect(&self.counts, now);
         self.shared.metrics.servers.count_ejections(detector.take_due());
+        let mut is_news = false;
         for (authority, PoolEntry { subchannel, .. }) in connected() {
             subchannel.set_on_probation(detector.is_on_probation(authority));
             let is_ejected = ejected.binary_search(authority).is_ok();
@@ -387,7 +414,9 @@ impl Pool {
                     tracing::info!(parent: None, service, %server, "server back from its ejection");
                 }
                 subchannel.set_ejected(is_ejected);
+                is_news = true;
             }
         }
+        is_news
     }
 }

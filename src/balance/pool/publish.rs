@@ -7,10 +7,10 @@ use tokio::time::Instant;
 
 use crate::address_index::Doubt;
 use crate::balance::connectivity::{ChannelStatus, ConnectivityState, DirectoryStatus, Unserved};
+use crate::balance::metrics::StateCounts;
 use crate::balance::partition::Partition;
 use crate::balance::policy::{LeastRequest, Picker, Policy, ReadySet, ReadySetParts, SelectedServers};
 use crate::balance::pool::Pool;
-use crate::balance::pool::entry::PoolEntry;
 use crate::balance::pool::ready::{Published, PublishedServer, Tier};
 use crate::balance::pool::select::{Reason, RouteValues, Verdict};
 use crate::balance::pool::server::PoolServer;
@@ -78,10 +78,12 @@ impl Pool {
         let mut gathered: Vec<_> = self.own.iter().map(new).collect();
         // The default partition is always there. Of routes: see `unserved`.
         gathered[0].status.draining = self.draining.get(&self.own[0].values).copied().unwrap_or(0);
+        let mut counts = StateCounts::default();
         for server in self.servers.values_mut() {
             let verdict = server.verdict;
             let Gathered { status, ready, ejected } = &mut gathered[verdict.partition];
             let Some(entry) = &mut server.entry else {
+                counts.add(ServerState::Idle);
                 match verdict.reason {
                     Reason::Filtered => status.filtered += 1,
                     Reason::BeyondRouteValues => {} // of no partition: see `unserved`
@@ -89,7 +91,8 @@ impl Pool {
                 }
                 continue;
             };
-            let state = entry.subchannel.state();
+            let (state, seen) = entry.subchannel.states();
+            seen.into_iter().for_each(|state| counts.add(state));
             match entry.ready(&self.shared, &state) {
                 Some(server) => {
                     let list = if entry.subchannel.is_ejected() { ejected } else { ready };
@@ -101,7 +104,7 @@ impl Pool {
                 None => status.connecting += 1,
             }
         }
-        self.last_published = Instant::now();
+        (self.last_published, self.publish_at) = (Instant::now(), None);
         let policy_changed = std::mem::take(&mut self.policy_changed);
         let subchannels_changed = std::mem::take(&mut self.servers_changed);
         for (index, Gathered { mut status, ready, ejected }) in gathered.into_iter().enumerate() {
@@ -129,10 +132,10 @@ impl Pool {
             self.own[index].partition.publish_status(status);
         }
         if subchannels_changed {
-            let listed = self.servers.values().map(|server| server.listed(self.route_of(server)));
-            self.shared.servers.store(Arc::new(listed.collect()));
+            self.publish_list();
         }
-        self.count_servers();
+        let is_leaving_zone = self.own.iter().any(|own| self.is_leaving_zone(&own.partition));
+        self.shared.metrics.servers.set(&counts, is_leaving_zone);
         self.shared.channel_status.send_if_modified(|known| whole.replace(known));
         // After that: a call that begins to wait for servers of its route looks at the status of the channel.
         for partition in self.partitions.all() {
@@ -142,14 +145,11 @@ impl Pool {
         }
     }
 
-    /// Counts the servers by state, for metrics.
-    fn count_servers(&self) {
-        let state = |server: &PoolServer| match &server.entry {
-            Some(PoolEntry { subchannel, .. }) => subchannel.server_state(),
-            None => Some(ServerState::Idle),
-        };
-        let is_leaving_zone = self.own.iter().any(|own| self.is_leaving_zone(&own.partition));
-        self.shared.metrics.servers.set(self.servers.values().filter_map(state), is_leaving_zone);
+    /// Publishes all servers for users.
+    fn publish_list(&mut self) {
+        let routes: Vec<_> = self.servers.values().map(|server| self.route_of(server)).collect();
+        let listed = self.servers.values_mut().zip(routes).map(|(server, route)| server.listed(route));
+        self.shared.servers.store(Arc::new(listed.collect()));
     }
 
     /// Whether the calls of a partition go to servers outside of the channel's zone, because none of its own is ready.
@@ -229,7 +229,10 @@ impl Pool {
             });
             tiers.collect()
         };
-        let servers = servers.into_iter().map(|server| server.server).collect();
+        let servers: Box<[_]> = servers.into_iter().map(|server| server.server).collect();
+        for (index, server) in servers.iter().enumerate() {
+            server.first.subchannel.waiting.set_place(index);
+        }
         partition.ready.store(Arc::new(Published { servers, tiers, are_ejected }));
         self.shared.pick_notifier.notify();
     }

@@ -36,26 +36,34 @@ impl Published {
         self.servers.iter().map(|server| 1 + server.further.len()).sum()
     }
 
-    /// Sends PINGs to some idle servers.
-    pub(crate) fn probe(&self) {
-        self.servers.iter().filter(|server| server.probe()).take(MAX_PROBES).for_each(drop);
+    /// Whether a server could be asked for room: by a PING, or for a further connection.
+    pub(crate) fn may_get_room(&self) -> bool {
+        self.servers.iter().any(|server| server.may_grow() || server.connections().any(Connection::is_idle))
+    }
+
+    /// Sends PINGs to some idle servers. Returns whether there may be more of them.
+    pub(crate) fn probe(&self) -> bool {
+        self.servers.iter().filter(|server| server.probe()).take(MAX_PROBES).count() == MAX_PROBES
     }
 
     /// Asks one server for a further connection, if fewer are being made than calls wait. To be called if no server has room.
+    /// Returns whether one was asked: then there may be others to ask.
     ///
     /// Of those that can have one it is a server with the fewest connections, from a random one on: so they grow alike.
-    pub(crate) fn grow(&self, waiting: usize, random: usize) {
+    pub(crate) fn grow(&self, waiting: usize, random: usize) -> bool {
         // One that is idle may have room in a moment: it was sent a PING, or is about to be replaced.
         let is_idle = |server: &PublishedServer| server.connections().any(Connection::is_idle);
         let making = || self.servers.iter().filter(|server| server.first.subchannel.growth.is_asked()).count();
         if self.servers.is_empty() || self.servers.iter().any(is_idle) || making() >= waiting {
-            return;
+            return false;
         }
         let (before, after) = self.servers.split_at(random % self.servers.len());
         let may_grow = after.iter().chain(before).filter(|server| server.may_grow());
-        if let Some(server) = may_grow.min_by_key(|server| server.further.len()) {
+        let server = may_grow.min_by_key(|server| server.further.len());
+        if let Some(server) = server {
             server.first.subchannel.growth.ask();
         }
+        server.is_some()
     }
 
     /// Why no server has room. `None` if one has, or if none is left.

@@ -136,6 +136,7 @@ impl Pool {
         let (address, instance) = (server.address.clone(), server.instance.clone());
         server.entry = Some(PoolEntry::start(&self.shared, address, instance, before.as_ref(), queue));
         self.servers_changed = true;
+        self.look_for_outliers(); // it may have been ejected before
     }
 
     /// Has one partition for each of these values, the default one first. Those that were there before stay the same, so that calls

@@ -24,6 +24,8 @@ pub(super) struct PoolServer {
     pub(super) traits: SelectTraits,
     /// Since when it has no entry.
     pub(super) idle_since: Instant,
+    /// As it was last listed.
+    listed: Option<Arc<Listed>>,
 }
 
 /// What a selection needs to know of a server beside its instance and its state.
@@ -40,7 +42,7 @@ impl PoolServer {
     /// A server that nobody has connected to yet.
     pub(super) fn new(address: Address, instance: Arc<Instance>, traits: SelectTraits) -> Self {
         let verdict = Verdict { reason: Reason::Selected, partition: 0, tier: 0, factor: 1.0 };
-        Self { address, instance, entry: None, verdict, traits, idle_since: Instant::now() }
+        Self { address, instance, entry: None, verdict, traits, idle_since: Instant::now(), listed: None }
     }
 
     /// Gives it another instance with the same address. Its connections stay.
@@ -51,14 +53,16 @@ impl PoolServer {
         (self.instance, self.traits) = (instance, traits);
     }
 
-    /// The server for users, with its values of route keys.
-    pub(super) fn listed(&self, route: Option<Arc<str>>) -> Listed {
-        Listed {
+    /// The server for users, with its values of route keys. The same one as before, unless anything of it has changed.
+    pub(super) fn listed(&mut self, route: Option<Arc<str>>) -> Arc<Listed> {
+        let now = Listed {
             address: self.address.clone(),
             subchannel: self.entry.as_ref().map(|entry| entry.subchannel.clone()),
             selection: ServerSelection { verdict: self.verdict, route },
             idle_since: self.idle_since,
-        }
+        };
+        let known = self.listed.take().filter(|known| known.is_same(&now));
+        self.listed.insert(known.unwrap_or_else(|| Arc::new(now))).clone()
     }
 
     /// Tells the selection what has become of the server since it was last told.
@@ -99,5 +103,25 @@ impl PoolServer {
             _ => self.traits.warmth.down(now),
         }
         state
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_is_listed_anew_only_when_anything_of_it_has_changed() {
+        let instance = Arc::new(Instance::new("h:1").unwrap());
+        let warmth = Warmth::added(true);
+        let traits = SelectTraits { matches_filter: true, rank: 0, warmth, last_failure: None };
+        let mut server = PoolServer::new("h:1".parse().unwrap(), instance.clone(), traits);
+        let first = server.listed(None);
+        server.change_to(instance, traits);
+        assert!(Arc::ptr_eq(&first, &server.listed(None)));
+        let routed = server.listed(Some("lane=\"blue\"".into()));
+        assert!(!Arc::ptr_eq(&first, &routed));
+        server.verdict.factor = 0.5;
+        assert!(!Arc::ptr_eq(&routed, &server.listed(Some("lane=\"blue\"".into()))));
     }
 }

@@ -1,10 +1,14 @@
 //! The queue in which calls wait for a server, first in, first out. There is one for each channel.
 //!
-//! `order.rs` is only the order, without tasks or time. This file adds what wakes tasks: wakers, a lock, and an atomic that calls
-//! read which need not wait.
+//! `order/` is only the order, without tasks or time. This file adds what wakes tasks: wakers, a lock, and an atomic
+//! that calls read which need not wait.
 //!
 //! A call in the queue is not polled while nothing happens. A slot that becomes free wakes one call. A woken call that does not
 //! look loses its turn to the next one after [`ROUND`]. Calls that find a slot and an empty queue read one atomic and take no lock.
+//!
+//! Who tells of a slot says whose it is, so that the call which gets it need not look at all servers. All are looked at
+//! when a call begins to wait behind nobody, when more slots became free than calls waited for, and when servers have
+//! come.
 
 pub(crate) mod order;
 
@@ -17,8 +21,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use crate::balance::queue::order::WaitOrder;
-use crate::connection::CapacityListener;
+use crate::balance::queue::order::{Look, Turn, WaitOrder};
 
 /// How long a woken call has to look, before its turn goes to the next one: this time at least, and twice as long at most. It is
 /// longer than a woken task waits for a worker of a busy runtime.
@@ -26,7 +29,8 @@ const ROUND: Duration = Duration::from_millis(25);
 
 /// Calls that wait for a server, and the turns that were given to them.
 ///
-/// Connections call [`CapacityListener::freed`] when a stream ends, the pool calls [`Queue::give_turns`] when servers come.
+/// Servers call [`Queue::freed`] when a stream ends, the pool looks at all of them ([`Queue::begin_look`]) when servers
+/// come.
 #[derive(Default)]
 pub(crate) struct Queue {
     /// The number of calls that new calls must not overtake: those that wait, and those that were woken a moment ago. A copy of
@@ -77,30 +81,45 @@ impl Queue {
         QueueTicket { queue: self, position, kind, is_served: false }
     }
 
-    /// Gives turns until there are as many as free slots. `free_slots` is called only if calls wait.
-    pub(crate) fn give_turns(&self, free_slots: impl FnOnce() -> usize) {
-        // A call enters the queue and then looks for room; this stores servers and then looks for calls. The fence orders the two,
-        // so that at least one of them sees the other.
-        fence(Ordering::SeqCst);
-        if self.queued.load(Ordering::SeqCst) > 0 {
-            let free_slots = free_slots();
-            self.update(|state| ((), state.order.give_turns_up_to(free_slots)));
-        }
-    }
-
-    /// Gives one turn if a slot is free and no woken call is on its way to it.
-    ///
-    /// A call asks for it after it has entered the queue, and after it has found a slot: a slot that became free just before has
-    /// woken no call.
-    pub(crate) fn wake_if_room(&self, has_room: impl FnOnce() -> bool) {
-        fence(Ordering::SeqCst); // as in `give_turns`
-        if !self.has_waiters() {
+    /// So many slots of a server have become free; 0 if it may be asked for some. `server` is its index in the
+    /// published set.
+    pub(crate) fn freed(&self, slots: usize, server: Option<usize>) {
+        if self.queued.load(Ordering::SeqCst) == 0 {
             return;
         }
-        let needs_turn = self.lock().order.needs_turn(); // a statement of its own, so that `has_room` runs without the lock
-        if needs_turn && has_room() {
-            self.update(|state| ((), state.order.give_turns_up_to(1)));
+        self.update(|state| {
+            if slots == 0 {
+                state.order.look_again();
+            }
+            ((), state.order.give_turns(slots, Turn { server }))
+        });
+    }
+
+    /// Begins a look at all servers, if calls wait, and there may be slots that no turn was given for or a look is
+    /// wanted `anyway`. Whoever gets it counts the free slots, and calls [`Queue::end_look`].
+    ///
+    /// A call asks after it has entered the queue, and when its turn is over: a slot that became free just before has
+    /// woken no call.
+    pub(crate) fn begin_look(&self, anyway: bool) -> Option<Look> {
+        // A call enters the queue and then looks for room; who frees a slot, or stores servers, does so and then looks
+        // for calls. The fence orders the two, so that at least one of them sees the other.
+        fence(Ordering::SeqCst);
+        if self.queued.load(Ordering::SeqCst) == 0 {
+            return None; // the next call to enter looks
         }
+        let look = self.lock().order.begin_look(anyway);
+        fence(Ordering::SeqCst); // the slots are counted after that
+        look
+    }
+
+    /// The look has counted so many free slots. Gives turns until there are as many.
+    pub(crate) fn end_look(&self, look: Look, free_slots: usize) {
+        self.update(|state| ((), state.order.end_look(look, free_slots)));
+    }
+
+    /// A look has not seen everything: the next call that asks makes another one.
+    pub(crate) fn look_again(&self) {
+        self.update(|state| (state.order.look_again(), Vec::new()));
     }
 
     /// Wakes calls that are to fail: all of them, or those that do not wait for ready.
@@ -154,14 +173,6 @@ impl Queue {
     }
 }
 
-impl CapacityListener for Queue {
-    fn freed(&self, slots: usize) {
-        if self.queued.load(Ordering::SeqCst) > 0 {
-            self.update(|state| ((), state.order.give_turns(slots)));
-        }
-    }
-}
-
 /// The position of one call in the queue. Dropping it gives the position up, and passes its turn on.
 pub(crate) struct QueueTicket<'a> {
     queue: &'a Queue,
@@ -171,18 +182,21 @@ pub(crate) struct QueueTicket<'a> {
 }
 
 impl QueueTicket<'_> {
-    /// Waits until the call is woken: with a turn, or to look whether it fails.
-    pub(crate) async fn turn(&self) {
+    /// Waits until the call is woken: with a turn, or to look whether it fails. It may look for a server in either
+    /// case.
+    pub(crate) async fn turn(&self) -> Turn {
         std::future::poll_fn(|cx| {
             let mut waker = Some(cx.waker().clone());
             let mut state = self.queue.lock();
-            let Some(waiter) = state.order.waiter_mut(self.position) else { return Poll::Ready(()) };
+            let Some(waiter) = state.order.waiter_mut(self.position) else {
+                return Poll::Ready(state.order.use_turn(self.position).unwrap_or_default());
+            };
             std::mem::swap(&mut waiter.waker, &mut waker);
             drop(state); // before the old waker, whose drop may run any code
             drop(waker);
             Poll::Pending
         })
-        .await;
+        .await
     }
 
     /// Waits again at the same position, after a turn that gave no server.

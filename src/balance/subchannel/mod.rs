@@ -120,8 +120,8 @@ pub(crate) struct SubchannelStatus {
     pub(crate) state: SubchannelState,
     /// When the state was last another one.
     pub(crate) since: Instant,
-    /// The last error of the connection; kept after it has recovered.
-    pub(crate) last_error: Option<String>,
+    /// The last error of the connection; kept after it has recovered. Shared by all who read it.
+    pub(crate) last_error: Option<Arc<str>>,
     /// The pool keeps it with the connections that it has: no other is made. Beside the state, so that
     /// either the pool sees that the connections have ended, or the supervisor that it makes no other.
     pub(crate) is_held: bool,
@@ -240,12 +240,26 @@ impl Subchannel {
         self.lock().state.clone()
     }
 
-    /// The present state as users see it. `None` for a server that was removed a moment ago.
-    pub(crate) fn server_state(&self) -> Option<ServerState> {
-        self.server_state_of(&self.lock())
+    /// The same, and as users see it.
+    pub(crate) fn states(&self) -> (SubchannelState, Option<ServerState>) {
+        let status = self.lock();
+        (status.state.clone(), self.server_state_of(&status))
     }
 
-    /// The same of a copy.
+    /// When it began to be without a connection, and without a further one that calls have asked for, if an error is
+    /// known.
+    pub(crate) fn failing_since(&self) -> Option<Instant> {
+        let status = self.lock();
+        let is_ready = matches!(status.state, SubchannelState::Ready(_)) && !self.growth.has_failed();
+        (!is_ready && status.last_error.is_some()).then_some(status.since)
+    }
+
+    /// The last error of the connection, if there was one.
+    pub(crate) fn last_error(&self) -> Option<Arc<str>> {
+        self.lock().last_error.clone()
+    }
+
+    /// The state of a copy as users see it. `None` for a server that was removed a moment ago.
     pub(crate) fn server_state_of(&self, status: &SubchannelStatus) -> Option<ServerState> {
         Some(match status.state {
             SubchannelState::Connecting | SubchannelState::Checking(_) => ServerState::Connecting,
@@ -260,7 +274,7 @@ impl Subchannel {
 
     /// Changes the state, and the last error if one is given. After a shutdown nothing changes:
     /// the supervisor may still be in the middle of a step when it is aborted.
-    pub(crate) fn set_state(&self, state: SubchannelState, error: Option<String>) {
+    pub(crate) fn set_state(&self, state: SubchannelState, error: Option<&str>) {
         let mut status = self.lock();
         if matches!(status.state, SubchannelState::Shutdown) {
             drop(status); // before `state`, see below
@@ -270,7 +284,10 @@ impl Subchannel {
             status.since = Instant::now();
         }
         let before = std::mem::replace(&mut status.state, state);
-        status.last_error = error.or_else(|| status.last_error.take());
+        // A server that is down mostly fails in the same way again.
+        if error.is_some() && error != status.last_error.as_deref() {
+            status.last_error = error.map(Arc::from);
+        }
         // A connection is dropped after the lock: h2 logs that its last handle goes, and a subscriber may ask for this status.
         drop(status);
         drop(before);
@@ -377,7 +394,7 @@ pub struct ServerStatus {
     pub(crate) failures: u64,
     pub(crate) hedges: u64,
     pub(crate) attempt_timeouts: u64,
-    pub(crate) last_error: Option<String>,
+    pub(crate) last_error: Option<Arc<str>>,
     pub(crate) selection: ServerSelection,
 }
 

@@ -31,9 +31,11 @@ pub(crate) struct ConnectContext {
     /// Wakes the pool when a connection comes or goes, so that a server can be used or no longer
     /// can.
     pub(crate) changed: Notify,
-    /// Wakes the pool, less urgently, when a server begins to fail that could not be used before
-    /// either.
+    /// Wakes the pool, less urgently, when a server begins to fail, or to connect again, that could not be used before
+    /// either. Servers that do so within some milliseconds are published together.
     pub(crate) failing: Notify,
+    /// Wakes the pool when a server has failed so many calls that it may be ejected.
+    pub(crate) suspicious: Notify,
     /// Counts failed attempts: with each the reason why there is no server may be another one.
     pub(crate) failures: AtomicU64,
     /// How many connections a server may have at most. The supervisors follow it.
@@ -74,7 +76,7 @@ pub(crate) async fn supervise(context: Arc<ConnectContext>, subchannel: Arc<Subc
         let (began, result) = supervisor.attempt(supervisor.reconnect.rank()).await;
         let next = match result {
             Ok(connection) => supervisor.watch(began, connection).await,
-            Err(error) => supervisor.failed(began, error),
+            Err(error) => supervisor.failed(began, &error),
         };
         if supervisor.subchannel.is_held() {
             return; // the pool removes the server, or begins anew with it
@@ -135,7 +137,7 @@ impl Supervisor {
         self.heed_pings(&reason);
         let had_ok_call = self.subchannel.cost.ok_calls() > ok_calls;
         let next = self.reconnect.ended(connected.elapsed(), had_ok_call, fastrand::f64());
-        self.subchannel.set_state(next.state(), Some(error));
+        self.subchannel.set_state(next.state(), Some(&error));
         self.context.changed.notify_one();
         next
     }
@@ -151,7 +153,7 @@ impl Supervisor {
 
     /// An attempt that began then has failed. Logged at WARN for the first failure after all was
     /// well, because a server may go on failing for days.
-    fn failed(&mut self, began: Instant, error: String) -> NextAttempt {
+    fn failed(&mut self, began: Instant, error: &str) -> NextAttempt {
         let was_well = self.reconnect.is_well();
         self.subchannel.connections.failed();
         let next = self.reconnect.failed(began.elapsed(), self.options.connect_timeout, fastrand::f64());
@@ -181,7 +183,7 @@ impl Supervisor {
         if at.elapsed() >= LATE {
             // The runtime stood still, so the last failure may be old: let calls wait for this attempt.
             self.subchannel.set_state(SubchannelState::Connecting, None);
-            self.context.changed.notify_one();
+            self.context.failing.notify_one();
         }
     }
 }

@@ -134,7 +134,7 @@ impl CallState {
         let tried: Vec<_> = servers.iter().chain(in_flight).cloned().collect();
         let request =
             PickRequest { attempt: previous.saturating_add(1), failed_servers: &tried, ..self.pick_request() };
-        match self.shared.pick(&request, false) {
+        match self.shared.pick(&request, None) {
             PickOutcome::Picked(picked) => Some(picked),
             PickOutcome::AllFailed
             | PickOutcome::Full

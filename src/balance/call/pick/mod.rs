@@ -1,11 +1,13 @@
-//! A server for a call: picked at once if one has room, or waited for in the queue. `tiers.rs` decides when a call leaves its zone.
+//! A server for a call: picked at once if one has room, or waited for in the queue. `tiers.rs` decides when a call
+//! leaves its zone, and takes the slot that a call was woken for; `room.rs` finds room for the calls that wait.
 
+mod room;
 mod tiers;
 
 use std::cell::Cell;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::{Extensions, HeaderMap};
@@ -19,6 +21,7 @@ use crate::balance::policy::{Call, IsAvailable, Pick, Picker};
 use crate::balance::pool::ready::{Published, PublishedServer, ReadySubchannel, Tier};
 use crate::balance::pool::room::MAX_PROBES;
 use crate::balance::queue::WaiterKind;
+use crate::balance::queue::order::Turn;
 use crate::balance::subchannel::Subchannel;
 use crate::connection::StreamPermit;
 
@@ -109,19 +112,20 @@ impl Partition {
 
     /// Picks a server for an attempt. It uses atomics only, and allocates nothing, unless a picker refuses a tier.
     ///
-    /// `has_turn` tells that the call comes from the queue. Any other call goes behind those that wait there.
+    /// `turn` tells that the call comes from the queue, and which server has a slot for it. Any other call goes behind
+    /// those that wait there.
     #[inline]
-    pub(crate) fn pick(&self, request: &PickRequest<'_>, has_turn: bool) -> PickOutcome {
+    pub(crate) fn pick(&self, request: &PickRequest<'_>, turn: Option<Turn>) -> PickOutcome {
         // The last look is not confirmed: the call is to go somewhere.
-        let mut looks = (0..=CONFIRMED_LOOKS).filter_map(|look| self.look(request, has_turn, look < CONFIRMED_LOOKS));
+        let mut looks = (0..=CONFIRMED_LOOKS).filter_map(|look| self.look(request, turn, look < CONFIRMED_LOOKS));
         looks.next().unwrap_or(PickOutcome::NoneReady)
     }
 
     /// Looks for a server once. `None` if the picker does not confirm its choice.
-    fn look(&self, request: &PickRequest<'_>, has_turn: bool, asks_to_confirm: bool) -> Option<PickOutcome> {
+    fn look(&self, request: &PickRequest<'_>, turn: Option<Turn>, asks_to_confirm: bool) -> Option<PickOutcome> {
         let ready = self.ready.load();
         let Some((home, others)) = ready.tiers.split_first() else { return Some(PickOutcome::NoneReady) };
-        if !has_turn && self.queue.has_waiters() {
+        if turn.is_none() && self.queue.has_waiters() {
             return Some(PickOutcome::Full);
         }
         let probes = Cell::new(0);
@@ -130,10 +134,11 @@ impl Partition {
             Err(outcome) => return Some(outcome),
         };
         let mut asked = Asked::default();
-        let (tier, chosen) = if others.is_empty() {
-            (home, at_home)
-        } else {
-            self.pick_across(&ready, at_home, request, &probes, &mut asked)
+        let slot = turn.and_then(|turn| turn.server);
+        let (tier, chosen) = match slot.and_then(|slot| self.slot_of(&ready, at_home, slot, request, &probes)) {
+            Some(slot) => slot,
+            None if others.is_empty() => (home, at_home),
+            None => self.pick_across(&ready, at_home, request, &probes, &mut asked),
         };
         let availability =
             Availability { servers: &ready.servers, failed_servers: request.failed_servers, probes: &probes };
@@ -225,20 +230,19 @@ impl Partition {
             self.check_worth_waiting(limits)?;
         }
         let ticket = self.queue.enter(WaiterKind { wait_for_ready: limits.wait_for_ready, may_leave });
-        self.ask_for_room();
+        self.look_for_growth();
         loop {
             // Once more, after the call has entered the queue: a change from now on wakes it, and one from before is seen here.
             if leaves() {
                 return Ok(PickOutcome::NoneReady);
             }
             self.check_worth_waiting(limits)?;
-            self.queue.wake_if_room(|| self.has_room());
-            self.within_limits(limits, "", ticket.turn()).await?;
-            match self.pick(request, true) {
+            self.look_for_room();
+            let turn = self.within_limits(limits, "", ticket.turn()).await?;
+            match self.pick(request, Some(turn)) {
                 PickOutcome::Picked(picked) => {
                     ticket.served();
-                    self.queue.wake_if_room(|| self.has_room());
-                    self.ask_for_room();
+                    self.look_for_room();
                     return Ok(PickOutcome::Picked(picked));
                 }
                 // Servers that have failed this call may have room for the calls behind it: it must not hold those up.
@@ -248,7 +252,7 @@ impl Partition {
                 PickOutcome::Full | PickOutcome::NoneReady => {
                     ticket.wait_again();
                     // What it was woken for may be no stream, but what kept a server from getting a further connection.
-                    self.ask_for_room();
+                    self.look_for_growth();
                 }
             }
         }
@@ -267,35 +271,12 @@ impl Partition {
         let mut notified = pin!(self.pick_notifier.notified());
         notified.as_mut().enable();
         // After it listens: this pick sees a change from before, and a later one wakes the call.
-        let outcome = self.pick(request, false);
+        let outcome = self.pick(request, None);
         if !matches!(outcome, PickOutcome::Wait) {
             return Ok(outcome);
         }
         self.within_limits(limits, "the policy picked none: ", notified).await?;
         Ok(PickOutcome::Wait)
-    }
-
-    /// If calls wait and no server has room: sends PINGs to further idle servers, and asks a server for a further connection.
-    ///
-    /// Each call that begins to wait does so, and again if its turn gives it no server. So no call waits while a server that would
-    /// take it was not asked.
-    pub(crate) fn ask_for_room(&self) {
-        let ready = self.ready.load();
-        let waiting = self.queue.waiters();
-        if waiting == 0 || ready.has_room() {
-            return;
-        }
-        ready.probe();
-        if *self.connect_context.connections_per_server.borrow() > 1 {
-            // A call enters the queue and then looks who was asked; a supervisor says that it may be asked and then looks for
-            // calls. At least one of them sees the other.
-            fence(Ordering::SeqCst);
-            ready.grow(waiting, fastrand::usize(..));
-        }
-    }
-
-    fn has_room(&self) -> bool {
-        self.ready.load().has_room()
     }
 
     /// Refuses to wait if the state of the channel says that no server can come.

@@ -63,6 +63,36 @@ impl Partition {
         (!asked.refused.contains(&start)).then_some(start)
     }
 
+    /// The slot that a call was woken for, if it takes that: its tier and its server, among all that are published. The
+    /// policy's choice goes before, if that has room too: several slots may have become free. `None` if the slot is
+    /// gone or not for this call.
+    ///
+    /// All servers were full a moment ago: a slot beyond the first tier is taken if the first one's choice is full, and
+    /// its own picker does not refuse.
+    pub(super) fn slot_of<'a>(
+        &self,
+        ready: &'a Published,
+        at_home: usize,
+        slot: usize,
+        request: &PickRequest<'_>,
+        probes: &Cell<usize>,
+    ) -> Option<(&'a Tier, usize)> {
+        let availability = Availability { servers: &ready.servers, failed_servers: request.failed_servers, probes };
+        let takes_call = |index: usize| {
+            let server = ready.servers.get(index);
+            server.is_some_and(|server| server.has_capacity() && !availability.has_failed(server))
+        };
+        if takes_call(at_home) || !takes_call(slot) {
+            return None;
+        }
+        let tier = ready.tiers.iter().find(|tier| tier.range.contains(&slot))?;
+        if tier.range.contains(&at_home) {
+            return Some((tier, slot));
+        }
+        let picked = self.pick_in(ready, tier, request, probes).ok()?;
+        Some((tier, if takes_call(picked) { picked } else { slot }))
+    }
+
     /// Looks at further tiers if the server that was picked in the first one is busy or takes no call. Returns the server for the call,
     /// with its tier.
     ///

@@ -91,7 +91,7 @@ impl Supervisor {
             if std::mem::replace(&mut is_news, true) {
                 let (state, unhealthy) = held.state();
                 self.log_health(&state, unhealthy.as_deref(), held.health_not_supported(), held.is_health_confirmed());
-                subchannel.set_state(state, unhealthy.or_else(|| error.take()));
+                subchannel.set_state(state, unhealthy.or_else(|| error.take()).as_deref());
                 // After both: the pool publishes the connections, and asks for another one if calls still wait.
                 context.changed.notify_one();
             }
@@ -129,7 +129,7 @@ impl Supervisor {
                 Event::Asked if !subchannel.waiting.has_waiters() => {
                     // A call that has begun to wait just now took this one for asked for: the pool asks again.
                     subchannel.growth.set(false, true);
-                    fence(Ordering::SeqCst); // as in `Partition::ask_for_room`
+                    fence(Ordering::SeqCst); // as where a call asks, in `Partition::count_room`
                     is_news = subchannel.waiting.has_waiters();
                 }
                 // It is held, or it was released a moment ago.

@@ -117,7 +117,7 @@ impl Supervisor {
         loop {
             let (state, error) = state_of(&std::iter::once((&connection, &health)));
             self.log_health(&state, error.as_deref(), health.not_supported(), health.is_confirmed());
-            self.subchannel.set_state(state, error);
+            self.subchannel.set_state(state, error.as_deref());
             self.context.changed.notify_one();
             tokio::select! {
                 biased; // an end is told first

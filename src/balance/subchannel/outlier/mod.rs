@@ -195,10 +195,11 @@ impl OutlierDetection {
     }
 
     /// Whether the detector should look at once: for as many consecutive failures as eject, and
-    /// twice, four times … as many, because peers may excuse the first; on probation for each.
+    /// twice, four times … as many, because peers may excuse the first. On probation one ejects.
     pub(crate) fn is_suspicious(&self, failures: u32, on_probation: bool) -> bool {
         self.consecutive_failures.is_some_and(|limit| {
-            on_probation || (failures.is_multiple_of(limit) && (failures / limit).is_power_of_two())
+            let limit = if on_probation { 1 } else { limit };
+            failures.is_multiple_of(limit) && (failures / limit).is_power_of_two()
         })
     }
 }
@@ -220,6 +221,18 @@ impl CallCounts {
     fn calls(&self) -> u64 {
         self.successes + self.failures
     }
+
+    /// Adds the calls of another server.
+    fn add(&mut self, other: &Self) {
+        self.successes += other.successes;
+        self.failures += other.failures;
+    }
+}
+
+/// The counts of this server, among those that are in order.
+fn find<'a, Id: Ord>(counts: &'a [(Id, CallCounts)], id: &Id) -> Option<&'a CallCounts> {
+    let index = counts.binary_search_by(|(other, _)| other.cmp(id)).ok()?;
+    Some(&counts[index].1) // found there
 }
 
 /// How a server was found to be an outlier.
@@ -246,8 +259,12 @@ pub(crate) struct OutlierDetector<Id> {
     /// Servers that were ejected, as long as that is remembered.
     ejected: BTreeMap<Id, EjectedServer>,
     /// The counts of the interval before, so that a new one does not begin with nothing to compare
-    /// with.
-    previous: BTreeMap<Id, CallCounts>,
+    /// with. In order.
+    previous: Vec<(Id, CallCounts)>,
+    /// What all servers have done in both together, as of this look.
+    total: CallCounts,
+    /// It is to look before it is time.
+    looks_at_once: bool,
     /// Servers that are not ejected although they have failed too often in a row: that counts once.
     spared: BTreeSet<Id>,
     /// Ejections that were due since they were last taken.
@@ -268,8 +285,9 @@ struct EjectedServer {
 impl<Id: Ord + Clone> OutlierDetector<Id> {
     /// A detector without ejected servers, whose first interval begins now. The options are valid.
     pub(crate) fn new(options: OutlierDetection, now: Duration) -> Self {
-        let (ejected, previous) = (BTreeMap::new(), BTreeMap::new());
-        Self { options, interval_began: now, ejected, previous, spared: BTreeSet::new(), due: Vec::new() }
+        let (ejected, previous, total) = (BTreeMap::new(), Vec::new(), CallCounts::default());
+        let (spared, due) = (BTreeSet::new(), Vec::new());
+        Self { options, interval_began: now, ejected, previous, total, looks_at_once: false, spared, due }
     }
 
     /// Goes on with other options, which are valid: the servers that are ejected stay so, for the time that these give them. Without a
@@ -292,28 +310,41 @@ impl<Id: Ord + Clone> OutlierDetector<Id> {
         self.ejected.values().filter_map(|server| server.until).fold(end, Duration::min)
     }
 
+    /// A server is suspicious, or something else has changed: [`OutlierDetector::detect`] is due.
+    pub(crate) fn look_at_once(&mut self) {
+        self.looks_at_once = true;
+    }
+
+    /// Whether [`OutlierDetector::detect`] is due.
+    pub(crate) fn is_due(&self, now: Duration) -> bool {
+        self.looks_at_once || now >= self.next()
+    }
+
     /// Whether the interval has ended, so that its counts begin anew.
     pub(crate) fn interval_is_over(&self, now: Duration) -> bool {
         now >= self.interval_began + self.options.interval
     }
 
-    /// The servers that are ejected from now on, in order. `counts` has all servers of the channel.
-    pub(crate) fn detect(&mut self, counts: &BTreeMap<Id, CallCounts>, now: Duration) -> Vec<Id> {
-        self.ejected.retain(|id, _| counts.contains_key(id));
-        self.spared.retain(|id| counts.contains_key(id));
+    /// The servers that are ejected from now on, in order. `counts` has all servers of the channel, in order.
+    pub(crate) fn detect(&mut self, counts: &[(Id, CallCounts)], now: Duration) -> Vec<Id> {
+        self.ejected.retain(|id, _| find(counts, id).is_some());
+        self.spared.retain(|id| find(counts, id).is_some());
+        self.looks_at_once = false;
+        self.total = CallCounts::default();
+        counts.iter().chain(&self.previous).for_each(|(_, count)| self.total.add(count));
         for server in self.ejected.values_mut() {
             if server.until.is_some_and(|until| until <= now) {
                 (server.until, server.on_probation) = (None, true);
             }
         }
         for (id, count) in counts {
-            self.check_consecutive_failures(id, count, counts, now);
+            self.check_consecutive_failures(id, count, counts.len(), now);
         }
         if self.interval_is_over(now) {
             self.check_rates(counts, now);
             self.forget_ejections(counts);
             self.interval_began = now;
-            self.previous.clone_from(counts);
+            counts.clone_into(&mut self.previous);
         }
         self.ejected.iter().filter(|(_, server)| server.until.is_some()).map(|(id, _)| id.clone()).collect()
     }
@@ -335,13 +366,7 @@ impl<Id: Ord + Clone> OutlierDetector<Id> {
 
     /// Ejects the server if it has failed too often in a row; on probation one failure is too
     /// often.
-    fn check_consecutive_failures(
-        &mut self,
-        id: &Id,
-        count: &CallCounts,
-        counts: &BTreeMap<Id, CallCounts>,
-        now: Duration,
-    ) {
+    fn check_consecutive_failures(&mut self, id: &Id, count: &CallCounts, servers: usize, now: Duration) {
         if self.is_ejected(id) {
             return;
         }
@@ -355,24 +380,25 @@ impl<Id: Ord + Clone> OutlierDetector<Id> {
         let limit = if self.is_on_probation(id) { 1 } else { limit };
         if count.consecutive_failures < limit {
             self.spared.remove(id);
-        } else if !self.may_be_chance(id, count, counts) {
-            self.eject(id, counts.len(), now, DetectionMethod::ConsecutiveFailures);
+        } else if !self.may_be_chance(id, count) {
+            self.eject(id, servers, now, DetectionMethod::ConsecutiveFailures);
         }
     }
 
     /// Whether the server would often have so many consecutive failures if it failed as often as
     /// its peers do.
-    fn may_be_chance(&self, id: &Id, own: &CallCounts, counts: &BTreeMap<Id, CallCounts>) -> bool {
-        let peers = counts.iter().chain(&self.previous).filter(|(peer, _)| *peer != id);
-        let (calls, failures) =
-            peers.fold((0, 0), |(calls, failures), (_, peer)| (calls + peer.calls(), failures + peer.failures));
+    fn may_be_chance(&self, id: &Id, own: &CallCounts) -> bool {
+        let previous = find(&self.previous, id).copied().unwrap_or_default();
+        // Both are parts of the total.
+        let calls = self.total.calls() - own.calls() - previous.calls();
+        let failures = self.total.failures - own.failures - previous.failures;
         // With one OK call more, so that peers without calls excuse nothing.
         let failure_rate = failures as f64 / (calls + 1) as f64;
         own.calls().max(1) as f64 * failure_rate.powf(f64::from(own.consecutive_failures)) > BY_CHANCE
     }
 
     /// Ejects servers by A50's two algorithms, the success rate first.
-    fn check_rates(&mut self, counts: &BTreeMap<Id, CallCounts>, now: Duration) {
+    fn check_rates(&mut self, counts: &[(Id, CallCounts)], now: Duration) {
         if let Some((deviations, min_calls)) = self.options.success_rate {
             let rates = self.success_rates(counts, min_calls);
             let mean = rates.iter().map(|(_, rate)| rate).sum::<f64>() / rates.len() as f64;
@@ -389,7 +415,7 @@ impl<Id: Ord + Clone> OutlierDetector<Id> {
     }
 
     /// The success rates of the servers that have enough calls; none if too few have.
-    fn success_rates(&self, counts: &BTreeMap<Id, CallCounts>, min_calls: u64) -> Vec<(Id, f64)> {
+    fn success_rates(&self, counts: &[(Id, CallCounts)], min_calls: u64) -> Vec<(Id, f64)> {
         let enough = counts.iter().filter(|(_, count)| count.calls() >= min_calls);
         let rate = |count: &CallCounts| count.successes as f64 / count.calls() as f64;
         let rates: Vec<_> = enough.map(|(id, count)| (id.clone(), rate(count))).collect();
@@ -397,9 +423,9 @@ impl<Id: Ord + Clone> OutlierDetector<Id> {
     }
 
     /// Remembers one ejection less of each server that was well in the interval.
-    fn forget_ejections(&mut self, counts: &BTreeMap<Id, CallCounts>) {
+    fn forget_ejections(&mut self, counts: &[(Id, CallCounts)]) {
         self.ejected.retain(|id, server| {
-            let was_well = counts.get(id).is_some_and(|count| count.successes > 0 && count.consecutive_failures == 0);
+            let was_well = find(counts, id).is_some_and(|count| count.successes > 0 && count.consecutive_failures == 0);
             if server.until.is_none() && was_well {
                 server.ejections -= 1; // 1 at least, or it would not be here
             }

@@ -23,15 +23,15 @@ fn each_ejection_that_is_due_is_told_once() {
     let options = OutlierDetection::default().consecutive_failures(Some(5)).max_ejection_percent(50);
     let options = options.failure_percentage(Some(50), 10).min_servers(1);
     let mut detector = OutlierDetector::new(options, Duration::ZERO);
-    let alone = BTreeMap::from([(1, count(0, 9, 9))]);
+    let alone = [(1, count(0, 9, 9))];
     for _ in 0..3 {
         detector.detect(&alone, Duration::from_millis(1));
     }
     assert_eq!(detector.take_due(), [due(ConsecutiveFailures, false)]);
-    detector.detect(&BTreeMap::from([(1, count(1, 9, 0))]), Duration::from_millis(2));
+    detector.detect(&[(1, count(1, 9, 0))], Duration::from_millis(2));
     detector.detect(&alone, Duration::from_millis(3));
     assert_eq!(detector.take_due(), [due(ConsecutiveFailures, false)], "a call has ended with OK between");
-    let both = BTreeMap::from([(1, count(0, 9, 9)), (2, count(100, 0, 0)), (3, count(40, 60, 0))]);
+    let both = [(1, count(0, 9, 9)), (2, count(100, 0, 0)), (3, count(40, 60, 0))];
     for _ in 0..3 {
         detector.detect(&both, Duration::from_millis(4));
     }
@@ -100,7 +100,8 @@ fn ejections_are_bounded(options: OutlierDetection, steps: &[Step]) {
         ejected.retain(|server| counts.contains_key(server));
         let is_over = detector.interval_is_over(now);
         let times: BTreeMap<_, _> = detector.ejected.iter().map(|(id, server)| (*id, server.ejections)).collect();
-        let named: BTreeSet<usize> = detector.detect(&counts, now).into_iter().collect();
+        let in_order: Vec<_> = counts.iter().map(|(server, count)| (*server, *count)).collect();
+        let named: BTreeSet<usize> = detector.detect(&in_order, now).into_iter().collect();
         assert!(named.iter().all(|server| counts.contains_key(server)));
         let is_new = |id: &&usize| detector.ejected[*id].ejections > times.get(*id).copied().unwrap_or(0);
         if named.iter().any(|id| is_new(&id)) {
@@ -142,7 +143,7 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     });
 }
 
-fn counts(list: &[(u64, u64, u32)]) -> BTreeMap<usize, CallCounts> {
+fn counts(list: &[(u64, u64, u32)]) -> Vec<(usize, CallCounts)> {
     let count = |(successes, failures, consecutive): &(u64, u64, u32)| CallCounts {
         successes: *successes,
         failures: *failures,
@@ -232,11 +233,23 @@ fn what_all_servers_fail_at_ejects_nobody() {
 }
 
 #[test]
+fn a_look_is_due_when_an_interval_or_an_ejection_is_over_and_when_it_is_asked_for() {
+    let options = OutlierDetection::default().interval(SECOND * 100);
+    let mut detector = OutlierDetector::new(options, Duration::ZERO);
+    assert!(!detector.is_due(SECOND * 99) && detector.is_due(SECOND * 100));
+    detector.look_at_once();
+    assert!(detector.is_due(SECOND));
+    assert_eq!(detector.detect(&counts(&[(9, 5, 5), (9, 0, 0), (9, 0, 0)]), SECOND), [0]);
+    assert!(!detector.is_due(SECOND * 30) && detector.is_due(SECOND * 31), "it returns");
+}
+
+#[test]
 fn looks_at_once_are_few() {
     let options = OutlierDetection::default();
     let at: Vec<_> = (1..100).filter(|failures| options.is_suspicious(*failures, false)).collect();
     assert_eq!(at, [5, 10, 20, 40, 80]);
-    assert!(options.is_suspicious(1, true));
+    let at: Vec<_> = (1..10).filter(|failures| options.is_suspicious(*failures, true)).collect();
+    assert_eq!(at, [1, 2, 4, 8], "on probation, where peers have excused the first");
     assert!(!options.consecutive_failures(None).is_suspicious(5, true));
 }
 
