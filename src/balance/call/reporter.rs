@@ -97,6 +97,7 @@ impl AttemptReporter {
         let now = self.now();
         let (server, latency) = (&self.subchannel.subchannel, self.sent_at.until(now));
         server.cost.head_settled();
+        server.cost.took_call();
         self.time_to_head = Nanos::new(latency);
         self.shared.pause_detector.mark_running(now);
         if is_success {
