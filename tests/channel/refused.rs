@@ -122,10 +122,10 @@ async fn all_calls_that_one_goaway_leaves_out_take_one_token() {
     set.add(refusing.address);
     set.add(leaving);
     ready(&channel, 2).await;
-    let mut sent = JoinSet::new();
+    let mut calls_made = JoinSet::new();
     for _ in 0..CALLS {
         let channel = channel.clone();
-        sent.spawn(async move { greeted_by(&channel).await });
+        calls_made.spawn(async move { greeted_by(&channel).await });
     }
     // For each of them this is the second refusal, and would take a token.
     until("all calls to be sent", || {
@@ -146,7 +146,7 @@ async fn all_calls_that_one_goaway_leaves_out_take_one_token() {
     .await;
     ready(&channel, 1).await;
     told.notify_one();
-    while let Some(by) = sent.join_next().await {
+    while let Some(by) = calls_made.join_next().await {
         assert_eq!(by.unwrap(), staying.address.to_string());
     }
     assert_eq!(staying.seen.calls(), CALLS);

@@ -5,12 +5,16 @@ use std::time::Duration;
 use greeter_proto::HelloRequest;
 use greeter_proto::greeter_client::GreeterClient;
 use tokio::task::JoinSet;
+use tokio::time::advance;
 use tonic::{Request, Status};
-use tonic_etcd::{BalancedChannel, BalancedChannelBuilder, MethodStats};
+use tonic_etcd::{BalancedChannel, BalancedChannelBuilder, MethodStats, ServerState};
 
 use crate::channels::{channel, connected};
+use crate::lapse::wait;
 
 const METHOD: &str = "helloworld.Greeter/SayHello";
+/// How far a clock goes at a time that stands still.
+const STEP: Duration = Duration::from_millis(10);
 
 /// One call, with this deadline if there is one.
 pub(super) async fn greet(channel: &BalancedChannel, deadline: Option<Duration>) -> Result<(), Status> {
@@ -41,6 +45,17 @@ pub(super) async fn work(channel: &BalancedChannel, workers: usize, calls: usize
 pub(super) async fn ready(builder: BalancedChannelBuilder, addresses: &[String]) -> BalancedChannel {
     let channel = channel(builder, addresses);
     connected(&channel, addresses.len()).await;
+    channel
+}
+
+/// The same on a runtime whose clock stands still. It does so from then on: what is done at times, and what makes up
+/// for a process that stood still, is no part of a count.
+pub(super) async fn ready_and_still(builder: BalancedChannelBuilder, addresses: &[String]) -> BalancedChannel {
+    let channel = channel(builder, addresses);
+    while channel.stats().servers(ServerState::Ready) < addresses.len() {
+        advance(STEP).await;
+        wait(STEP).await;
+    }
     channel
 }
 

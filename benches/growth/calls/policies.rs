@@ -9,9 +9,10 @@ use tonic_etcd::policy::{
 };
 use tonic_etcd::{BalancedChannel, Policy};
 
-use crate::calls::client::{ready, work};
+use crate::calls::client::{ready_and_still, work};
 use crate::calls::{FEW, MANY, SERVERS, instructions_within, start};
 use crate::findings::{Curve, Findings};
+use crate::lapse::still;
 
 /// Calls that are counted.
 const CALLS: usize = 1_536;
@@ -100,9 +101,9 @@ fn cost(job: &Job) -> Result<f64> {
 
 /// The process that is counted.
 pub(super) fn make_calls(job: &Job) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let (runtime, _end) = still();
     let builder = BalancedChannel::builder().policy(job.policy.policy());
-    let channel = runtime.block_on(ready(builder, &job.addresses));
+    let channel = runtime.block_on(ready_and_still(builder, &job.addresses));
     let warm_up = WARM_UP + WARM_UP_FACTOR * job.addresses.len();
     assert_eq!(runtime.block_on(work(&channel, job.workers, warm_up / job.workers)), 0);
     make_taken_calls(&runtime, &channel, job.workers);
