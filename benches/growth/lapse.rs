@@ -1,10 +1,11 @@
-//! Minutes that pass in seconds.
+//! Minutes that pass in seconds, and none that pass while instructions are counted.
 
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use test_support::Etcd;
+use tokio::runtime::Runtime;
 use tokio::task::spawn_blocking;
 use tokio::time::advance;
 
@@ -19,16 +20,8 @@ pub(crate) struct Lapse(());
 impl Lapse {
     /// Runs on a runtime of its own, on this thread.
     pub(crate) fn run<T>(main: impl AsyncFnOnce(&Lapse) -> T) -> T {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
-        runtime.expect("a runtime").block_on(async {
-            let (end, ended) = mpsc::channel::<()>();
-            // While such a task runs, tokio's clock stands still by itself.
-            let still = spawn_blocking(move || _ = ended.recv());
-            let done = main(&Lapse(())).await;
-            drop(end);
-            still.await.expect("a task that ends");
-            done
-        })
+        let (runtime, _end) = still();
+        runtime.block_on(main(&Lapse(())))
     }
 
     /// Lets so much time pass for everything on the runtime. In each step etcd answers this thread: on a busy machine the clock
@@ -41,6 +34,17 @@ impl Lapse {
             wait(STEP_TAKES).await;
         }
     }
+}
+
+/// A runtime on this thread whose clock goes when it is told to. Drop what comes with it first: until then the clock
+/// does not go by itself.
+pub(crate) fn still() -> (Runtime, mpsc::Sender<()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+    let runtime = runtime.expect("a runtime");
+    let (end, ended) = mpsc::channel::<()>();
+    // While such a task runs, tokio's clock stands still by itself.
+    runtime.spawn_blocking(move || _ = ended.recv());
+    (runtime, end)
 }
 
 /// Waits by the clock of the machine.

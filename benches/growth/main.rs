@@ -6,7 +6,9 @@
 //! their curves are drawn into `benches/growth.svg`; `--svg FILE` draws those of the parts that ran.
 #![allow(clippy::disallowed_types)] // real time is meant
 
+mod calls;
 mod changes;
+mod channels;
 mod findings;
 mod heap;
 mod job;
@@ -41,10 +43,11 @@ struct Part {
     job: fn(&str),
 }
 
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 6] = [
     Part { name: "services", rows: services::rows, job: no_job },
     Part { name: registrations::NAME, rows: registrations::rows, job: registrations::job },
     Part { name: changes::NAME, rows: changes::rows, job: changes::job },
+    Part { name: calls::NAME, rows: calls::rows, job: calls::job },
     Part { name: memory::NAME, rows: memory::rows, job: memory::job },
     Part { name: pool::NAME, rows: pool::rows, job: pool::job },
 ];

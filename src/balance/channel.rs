@@ -79,7 +79,7 @@ use crate::balance::shared::ChannelHandle;
 /// | its process dies, or the connection is lost or reset | fails with `UNAVAILABLE`: it may have been processed. It is retried on another server if [`RetryPolicy`](crate::RetryPolicy) declares its method | go to other servers at once. The server is connected again with backoff |
 /// | it sends GOAWAY without an error and finishes its calls (a graceful shutdown, `max_connection_age`) | goes on to its end if the GOAWAY covers its stream. Otherwise it was never processed, and is retried without a declaration | go to other servers, or to the server's next connection, which is made at once |
 /// | it sends GOAWAY with an error code | goes on if the GOAWAY covers its stream; when the server then closes the connection, the call fails as if the connection were lost. Otherwise it was never processed, and is retried without a declaration, at most once after such a GOAWAY: the call may be its cause | as in the row above |
-/// | it resets the stream with `REFUSED_STREAM` | was never processed, and is retried without a declaration | may go to it as before, but the refusal counts as load for a while ([`LeastRequest`](crate::policy::LeastRequest), [`PeakEwma`](crate::policy::PeakEwma)) |
+/// | it resets the stream with `REFUSED_STREAM` | was never processed, and is retried without a declaration (see [Transparent retries](#transparent-retries)) | may go to it as before, but the refusal counts as load for a while ([`LeastRequest`](crate::policy::LeastRequest), [`PeakEwma`](crate::policy::PeakEwma)) |
 /// | it is frozen: nothing at all comes over the connection | waits for its deadline or for [`KeepAlive`](crate::KeepAlive), whichever is sooner. Keep-alive usually closes the connection within 30 s of the last byte, or of the start of the call if that is later. In rare cases that takes 40 s, and up to about five and a half minutes if the streams of the connection were silent before. The call then fails as if the connection were lost | may still go to it until then; but its unanswered calls count as load, so few do ([`LeastRequest`](crate::policy::LeastRequest)). If its registrar is frozen too, none does once its lease has ended (15 s by default) |
 /// | it is slow, and other responses or PINGs still come | waits for its deadline, or is sent to another server sooner ([`RetryPolicy::attempt_timeout`](crate::RetryPolicy::attempt_timeout), [`RetryPolicy::hedge_after`](crate::RetryPolicy::hedge_after)). A slow call is no reason to end a connection | go to servers with less load first ([`LeastRequest`](crate::policy::LeastRequest), [`PeakEwma`](crate::policy::PeakEwma)) |
 /// | it says that it does not serve, and [`BalancedChannelBuilder::health_check`] or `healthCheckConfig` of a service config is set | goes on to its end | go to other servers until it serves again |
@@ -139,13 +139,47 @@ use crate::balance::shared::ChannelHandle;
 ///
 /// | what became of an attempt | the call is retried | how often | setting |
 /// |---|---|---|---|
-/// | it was never processed: not sent, `REFUSED_STREAM`, or a GOAWAY whose last stream id is below its own | without a declaration, like gRFC A6's transparent retry | once on each ready server, then, after a backoff, once on each of them again, and so on. The deadline ends it, and so does `wait_limit`: it counts these backoffs as waits. A6 allows one such retry of a call that has reached a server | none |
+/// | it was never processed: not sent, `REFUSED_STREAM`, or a GOAWAY whose last stream id is below its own | without a declaration, like gRFC A6's transparent retry | up to four times at once, and then after a backoff each (see [Transparent retries](#transparent-retries)) | [`budget`](crate::RetryPolicy::budget) |
 /// | the same, but the GOAWAY has an error code: the call may have caused it, and would end the next connection too | without a declaration | once | none |
 /// | it may have been processed, and failed with `UNAVAILABLE` (a lost connection is one) | if its method is declared as safe to retry | 5 attempts in all, with backoff | [`RetryPolicy::repeatable`](crate::RetryPolicy::repeatable), [`max_attempts`](crate::RetryPolicy::max_attempts), [`backoff`](crate::RetryPolicy::backoff), [`budget`](crate::RetryPolicy::budget) |
 /// | it has no response after [`RetryPolicy::attempt_timeout`](crate::RetryPolicy::attempt_timeout) (none by default) | if its method is declared, and another server has room. The attempt is given up | the same, without backoff | `attempt_timeout` |
 /// | the same after [`RetryPolicy::hedge_after`](crate::RetryPolicy::hedge_after) (none by default) | the same, but the attempt goes on beside the new one (a hedge). The first response wins | the same, and one token of the budget for each | `hedge_after`, [`hedge_after_quantile`](crate::RetryPolicy::hedge_after_quantile) |
 /// | it failed with another code | if its method and the code are declared | the same | [`RetryPolicy::retryable_codes`](crate::RetryPolicy::retryable_codes) |
 /// | the caller has got the beginning of its response | never. A unary response of a declared method is held back until it is complete, so that it can still be retried ([`RetryPolicy::repeatable`](crate::RetryPolicy::repeatable) has the exceptions) | | |
+///
+/// ## Transparent retries
+///
+/// A call that no server has processed is sent again until a server takes it. It goes to a server that has not failed
+/// it, of the last eight that have, as long as there is one with room. How soon depends on who has not processed the
+/// attempt:
+///
+/// | retry of the call | after a refusal of a server (`REFUSED_STREAM`, GOAWAY) | after an attempt that was not sent |
+/// |---|---|---|
+/// | the first | at once, as gRFC A6 allows | at once |
+/// | the second to the fourth | at once after the call's first refusal, and else while [`RetryPolicy::budget`](crate::RetryPolicy::budget) allows retries; otherwise after the backoff | at once |
+/// | each further one | after the backoff | after the backoff |
+///
+/// The backoff is 100 ms, doubles up to 800 ms (5 s after a minute), and loses up to half of that to jitter. It also
+/// comes before a call goes to a server again because all have refused it, but for the first time. So a call of 2 s
+/// that all servers refuse makes about a dozen attempts, however many servers there are: a fleet that is overloaded or
+/// drains is not flooded.
+///
+/// Each refusal of a call takes one token of the budget, which is 100 tokens without a
+/// [`RetryPolicy`](crate::RetryPolicy) too, but the first one takes none: gRFC A6 lets that retry go at once and does
+/// not throttle it. So one server that refuses everything takes nothing from the retries of calls that fail, as long as
+/// others take its calls. All calls that the GOAWAY of one connection leaves out take one token together. An attempt
+/// that was not sent takes none. An empty budget makes calls wait, and fails none of those that are sent again here:
+/// their deadline does, or [`wait_limit`](BalancedChannelBuilder::wait_limit), which counts these backoffs as waits.
+///
+/// A call that was refused passes over servers that have refused a call since they last took one, whoever made it, as
+/// long as there is another one with room. So where one server of many takes calls, the calls of a busy channel find it
+/// with their second attempt. The first call of a quiet channel learns who refuses at the backoff's pace, and may end
+/// before it has asked that one.
+///
+/// A call with a [`Route`](crate::Route) that may go to the default servers goes there without a backoff, once it would
+/// have to wait for one.
+///
+/// ## Several attempts
 ///
 /// A call with several attempts shares one deadline among them. Dropping it cancels each attempt. What attempt timeouts and hedges
 /// have cost is told by [`ServerStatus::attempt_timeouts`](crate::ServerStatus::attempt_timeouts) and

@@ -13,6 +13,7 @@ mod peer;
 mod per_server;
 mod policies;
 mod raw;
+mod refused;
 mod retries;
 mod selection;
 mod service_config;

@@ -5,17 +5,12 @@ mod down;
 mod ejection;
 mod slots;
 
-use std::convert::Infallible;
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 use test_support::Process;
-use tokio::time::{sleep, timeout};
-use tonic_etcd::{BalancedChannel, BalancedChannelBuilder, Instance, ServerState};
-use tower::discover::Change;
 
+use crate::channels::{channel, connected, until};
 use crate::findings::Findings;
-use crate::{PATIENCE, job, servers};
+use crate::{job, servers};
 
 pub(crate) const NAME: &str = "pool";
 
@@ -56,28 +51,4 @@ fn argument(job: &Job) -> String {
 
 fn spawn(job: &Job) -> Process {
     job::spawn(NAME, &argument(job))
-}
-
-/// A channel to these servers.
-fn channel(builder: BalancedChannelBuilder, addresses: &[String]) -> BalancedChannel {
-    let insert = |address: &String| {
-        let instance = Instance::new(address.as_str()).expect("an address");
-        Ok::<_, Infallible>(Change::Insert(address.clone(), instance))
-    };
-    let changes: Vec<_> = addresses.iter().map(insert).collect();
-    builder.build_with_discovery("greeter", tokio_stream::iter(changes)).expect("a runtime")
-}
-
-/// Waits until all servers are connected.
-async fn connected(channel: &BalancedChannel, servers: usize) {
-    until(|| channel.stats().servers(ServerState::Ready) == servers).await;
-}
-
-async fn until(mut holds: impl FnMut() -> bool) {
-    let wait = async {
-        while !holds() {
-            sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(PATIENCE, wait).await.expect("what is waited for");
 }

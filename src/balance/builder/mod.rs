@@ -205,9 +205,10 @@ impl BalancedChannelBuilder {
     /// Sets the maximum time that a call waits for a server before it ends with `UNAVAILABLE`. Its deadline may be sooner. If a
     /// server that may have processed the call has failed it before, the call ends with that failure instead.
     ///
-    /// 10 s by default: twice the time that a connection may take. It bounds all waits of a call together. The backoff after all
-    /// ready servers have refused the call unprocessed counts as a wait. Attempts do not count, and neither do the pauses of
-    /// [`RetryPolicy`](crate::RetryPolicy). Calls that wait for ready ignore this limit.
+    /// 10 s by default: twice the time that a connection may take. It bounds all waits of a call together. The backoff
+    /// between [transparent retries](crate::BalancedChannel#transparent-retries) counts as a wait. Attempts do not
+    /// count, and neither do the pauses of [`RetryPolicy`](crate::RetryPolicy). Calls that wait for ready ignore this
+    /// limit.
     pub fn wait_limit(mut self, limit: Duration) -> Self {
         self.settings.wait_limit = limit;
         self

@@ -11,6 +11,7 @@
 //! | `held_back.rs` | a response that is held back until its status is known |
 //! | `outcome.rs` | the decision after an attempt: the end of the call, or another attempt |
 //! | `retry.rs` | the retry policy and its budget |
+//! | `transparent.rs` | when a call that no server has processed is sent again; a pure machine |
 //! | `replay.rs` | the request's body, kept for a retry |
 //! | `response_body.rs` | the response's body, which ends with the deadline |
 //! | `reporter.rs` | what an attempt reports about its server |
@@ -41,6 +42,7 @@ pub(super) mod retry;
 pub(super) mod routing;
 pub(super) mod spans;
 mod state;
+mod transparent;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,7 +52,7 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use crate::balance::call::outcome::AfterHead;
-use crate::balance::call::pick::{PickOutcome, PickedServer, WaitLimits};
+use crate::balance::call::pick::{PickOutcome, PickRequest, PickedServer, WaitLimits};
 use crate::balance::call::response_body::ResponseBody;
 use crate::balance::call::spans::CallSpan;
 use crate::balance::call::state::{AttemptOutcome, CallState};
@@ -196,7 +198,7 @@ impl CallState {
     /// Pauses before a retry.
     ///
     /// # Errors
-    /// When the call's deadline passes before.
+    /// When the call's time to wait is over before.
     async fn pause(&mut self, pause: Duration, limits: WaitLimits) -> Result<(), Status> {
         self.record.begin_delay(self.now());
         let slept = self.shared.sleep(pause, limits).await;
@@ -209,8 +211,23 @@ impl CallState {
         Nanos::new(self.shared.since_epoch(Instant::now()))
     }
 
+    /// Picks a server, unless the call has to pause before: then it is as if all had failed.
     fn pick(&self) -> PickOutcome {
-        self.shared.pick(&self.pick_request(), None)
+        if self.earlier.is_paused() {
+            return PickOutcome::AllFailed;
+        }
+        self.pick_of(&self.shared, &self.pick_request())
+    }
+
+    /// Picks a server of a partition, and rather one that takes calls, if the call was refused before.
+    fn pick_of(&self, partition: &Partition, request: &PickRequest<'_>) -> PickOutcome {
+        if self.earlier.was_refused()
+            && let picked @ PickOutcome::Picked(_) =
+                partition.pick(&PickRequest { avoids_refusing: true, ..*request }, None)
+        {
+            return picked;
+        }
+        partition.pick(request, None)
     }
 
     /// Waits for a server that takes the call, after the first pick has found none.
@@ -236,23 +253,32 @@ impl CallState {
         }
     }
 
-    /// Each ready server has failed the call: all of them get another chance, after a pause unless it is the first time.
+    /// The call pauses, because it was refused often, or because each ready server has failed it: those get another
+    /// chance then.
     ///
     /// # Errors
     /// When the call's time to wait is over, or would be after the pause.
     async fn next_round(&mut self) -> Result<PickOutcome, Status> {
-        self.failed_servers.clear();
-        if let Some(backoff) = self.earlier.begun_backoff() {
-            let pause = backoff.fail(self.wait_limits.started.elapsed(), false);
+        let now = self.wait_limits.started.elapsed();
+        let pause = self.earlier.take_pause().or_else(|| {
+            self.failed_servers.clear();
+            self.earlier.begun_transparent_retries().map(|retries| retries.on_all_refused(now))
+        });
+        if let Some(pause) = pause {
             let end = Instant::now() + pause; // some seconds at most
             if self.shared.wait_end(self.wait_limits).is_some_and(|wait_end| end >= wait_end)
                 && let Some(refusal) = self.take_refusal()
             {
                 return Err(refusal);
             }
-            self.shared.sleep(pause, self.wait_limits).await?;
+            self.pause(pause, self.wait_limits).await?;
         }
-        Ok(self.pick())
+        let picked = self.pick();
+        if matches!(picked, PickOutcome::AllFailed) {
+            self.failed_servers.clear(); // the pause before was long enough
+            return Ok(self.pick());
+        }
+        Ok(picked)
     }
 }
 

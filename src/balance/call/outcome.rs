@@ -252,8 +252,9 @@ impl CallState {
 
     /// Sends a call that no server has processed to another server (gRPC's transparent retry).
     ///
-    /// It costs no token of the budget and does not count as an attempt: servers saw nothing of it. The rounds over all servers
-    /// have their own backoff, so that a fleet that refuses everything is not flooded.
+    /// It does not count as an attempt. A refusal takes a token of the budget, but the call's first one takes none, and
+    /// neither does what was not sent. All calls that the GOAWAY of one connection leaves out take one token together,
+    /// as all that are lost with one do.
     pub(super) fn retry_unprocessed(
         &mut self,
         subchannel: Arc<ReadySubchannel>,
@@ -267,10 +268,25 @@ impl CallState {
             );
         });
         // Where the connection is over, the server's next connection is as good as any other.
-        if !subchannel.connection.is_closing() {
-            self.failed_servers.push(subchannel.subchannel.clone());
+        let is_closing = subchannel.connection.is_closing();
+        if !is_closing {
+            self.mark_tried(&subchannel.subchannel);
         }
-        self.earlier.round_backoff(); // the next rounds have pauses
+        let retries = self.earlier.transparent_retries();
+        let now = self.wait_limits.started.elapsed();
+        if failure.kind == FailureKind::NotSent {
+            retries.on_not_sent(now);
+        } else {
+            if !is_closing {
+                subchannel.subchannel.cost.refused();
+            }
+            let budget = &self.shared.retry_budget;
+            if retries.next_refusal_takes_token() && !(is_closing && subchannel.loss_paid.swap(true, Ordering::Relaxed))
+            {
+                budget.on_failure();
+            }
+            retries.on_refused(budget.allows_retry(), now);
+        }
         self.earlier.refused(failure, subchannel);
         Unprocessed(body)
     }
@@ -327,7 +343,7 @@ impl CallState {
         self.span.tell(|| {
             tracing::debug!(parent: self.span.id(), %server, ?code, attempts, "call failed, repeating it");
         });
-        self.failed_servers.push(subchannel.subchannel.clone());
+        self.mark_tried(&subchannel.subchannel);
         Next::Retry(body, pause)
     }
 }

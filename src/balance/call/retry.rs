@@ -21,10 +21,11 @@ pub(crate) const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-p
 /// Nothing is declared by default, and no such call is retried. Calls that were never processed need no declaration to be
 /// retried (see [`BalancedChannel`](crate::BalancedChannel#retries)).
 ///
-/// A retry goes to a server that has not failed the call, if one of those has room for it, and to any server otherwise. If the
-/// connection of the first attempt was lost, the second one follows at once; any other attempt follows after a backoff with
-/// jitter. All attempts share the call's deadline. If the backoff would outlast the deadline, or if no server takes the next
-/// attempt in time, the call ends with the status of the last attempt.
+/// A retry goes to a server that has not failed the call, if one of those has room for it, and to any server otherwise.
+/// The last eight servers that have failed it are remembered. If the connection of the first attempt was lost, the
+/// second one follows at once; any other attempt follows after a backoff with jitter. All attempts share the call's
+/// deadline. If the backoff would outlast the deadline, or if no server takes the next attempt in time, the call ends
+/// with the status of the last attempt.
 ///
 /// Servers have the last word: `grpc-retry-pushback-ms` in a response replaces the backoff, in milliseconds. A negative value, or
 /// a value that is not a number, forbids the retry, also that of other attempts of the call which are in flight. More than a minute
@@ -186,16 +187,21 @@ impl RetryPolicy {
     /// while more than half of `tokens` is left.
     ///
     /// - An attempt of a declared method that ends with one of [`RetryPolicy::retryable_codes`] takes one token.
+    /// - Each attempt of a call of any method that a server refuses without processing it (`REFUSED_STREAM`, GOAWAY)
+    ///   takes one, but the call's first such attempt takes none. The call is sent again in any case: see [transparent
+    ///   retries](crate::BalancedChannel#transparent-retries). All calls that the GOAWAY of one connection leaves out
+    ///   take one token together. An attempt that was not sent takes none.
     /// - An attempt of any method that fails, and whose server forbids a retry (`grpc-retry-pushback-ms`), takes one too.
     /// - A call of any method that ends with OK puts `ratio` of a token back.
     /// - An attempt that takes the place of one that was given up ([`RetryPolicy::attempt_timeout`]), and a hedge
     ///   ([`RetryPolicy::hedge_after`]), take one token when they are sent.
     /// - Any other failure does neither.
     ///
-    /// All calls that are lost with one connection take one token together, so that each of them can be retried. 100 and 0.1 by
-    /// default: 49 retries of failed attempts in a burst, because more than 50 tokens must be left after the failure has taken its
-    /// own, or 50 hedges or replaced attempts; and in the long run one retry for every ten calls that end with OK. With 0 `tokens`
-    /// nothing is retried. `ratio` is finite and not negative.
+    /// All calls that are lost with one connection take one token together, so that each of them can be retried. 100
+    /// and 0.1 by default: 49 retries of failed attempts in a burst, because more than 50 tokens must be left after the
+    /// failure has taken its own, or 50 hedges or replaced attempts; and in the long run one retry for every ten calls
+    /// that end with OK. With 0 `tokens` nothing is retried but what no server has processed: after a call's first
+    /// refusal at once, and after each further one with a backoff. `ratio` is finite and not negative.
     #[must_use]
     pub fn budget(mut self, tokens: u32, ratio: f64) -> Self {
         self.tokens = tokens;

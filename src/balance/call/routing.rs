@@ -145,15 +145,22 @@ impl CallState {
             // Of servers that are ejected or closing the queue keeps the calls away: to wait for those would end at once, again and
             // again.
             let is_ready = own.ready.load().is_ready();
-            let of_own = if is_ready { own.pick(&self.pick_request(), None) } else { PickOutcome::NoneReady };
+            let of_own = if self.earlier.is_paused() {
+                PickOutcome::AllFailed // enough of them have refused the call: it need not pause to go elsewhere
+            } else if is_ready {
+                self.pick_of(&own, &self.pick_request())
+            } else {
+                PickOutcome::NoneReady
+            };
             let of_own = match of_own {
                 none @ (PickOutcome::NoneReady | PickOutcome::AllFailed) => none,
                 found => return Ok(found),
             };
-            match default.pick(&self.pick_request(), None) {
+            match self.pick_of(&default, &self.pick_request()) {
                 PickOutcome::NoneReady => {}
                 found => {
                     self.shared = default;
+                    self.earlier.take_pause();
                     return Ok(found);
                 }
             }

@@ -146,9 +146,13 @@ impl CallRecord {
         self.again.get_or_insert_default().delayed_since = Some(now);
     }
 
+    /// An attempt that has no server yet begins now: the delay is none of its time.
     #[cold]
     pub(crate) fn end_delay(&mut self, now: Nanos) {
-        self.again.iter_mut().for_each(|again| again.end_delay(now));
+        if let Some(again) = &mut self.again {
+            again.end_delay(now);
+            again.begun_at = Some(now).filter(|_| self.stage.is_waiting()).or(again.begun_at);
+        }
     }
 
     /// Ends the call, and with it an attempt that has no server. Only the first end counts.

@@ -44,11 +44,12 @@ impl<'a> Call<'a> {
         self.attempt
     }
 
-    /// Whether a server of the set, by its index, would take this attempt now. It does not if it
-    /// has failed this call already, if it is at its limit of concurrent streams, or if its
-    /// connection was idle for long and has not answered a PING yet
-    /// ([`BalancedChannelBuilder::idle_timeout`](crate::BalancedChannelBuilder::idle_timeout)).
-    /// In the last case this method sends that PING, unless it is on its way already.
+    /// Whether a server of the set, by its index, would take this attempt now. It does not if it has failed this call
+    /// already, if it is at its limit of concurrent streams, or if its connection was idle for long and has not
+    /// answered a PING yet ([`BalancedChannelBuilder::idle_timeout`](crate::BalancedChannelBuilder::idle_timeout)). In
+    /// the last case this method sends that PING, unless it is on its way already. A call that was refused
+    /// ([transparent retries](crate::BalancedChannel#transparent-retries)) also passes over servers that refuse calls,
+    /// the first 16 that are asked about. Of the servers that have failed a call, the last eight are known.
     ///
     /// A picker may return a server that is not available: the channel then takes the next server
     /// in the set that is. If none is available, a retry goes to a server that has failed the call

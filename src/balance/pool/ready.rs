@@ -126,6 +126,12 @@ impl PublishedServer {
         self.first.connection.is_closing() && self.further.iter().all(|ready| ready.connection.is_closing())
     }
 
+    /// Whether it has refused a call since it last took one.
+    #[inline]
+    pub(crate) fn refuses(&self) -> bool {
+        self.first.subchannel.cost.refuses()
+    }
+
     /// Begins to probe the connections that are idle. Returns whether there was one.
     pub(crate) fn probe(&self) -> bool {
         self.connections().fold(false, |probed, connection| connection.probe() | probed)

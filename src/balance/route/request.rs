@@ -73,10 +73,11 @@ impl Route {
         self
     }
 
-    /// Lets the call go to the default servers, which carry no value for any route key, while no server of the route is ready: there
-    /// is none, or each is being connected, fails, is unhealthy, or is ejected. The same holds once each ready one has failed the call,
-    /// so a retry may go there too. A call that waits takes the first server of either that is ready. It does not leave a route whose
-    /// servers are all at their limit of streams.
+    /// Lets the call go to the default servers, which carry no value for any route key, while no server of the route is
+    /// ready: there is none, or each is being connected, fails, is unhealthy, or is ejected. The same holds once each
+    /// ready one has failed the call, or so many have refused it that it would have to pause ([transparent
+    /// retries](crate::BalancedChannel#transparent-retries)), so a retry may go there too. A call that waits takes the
+    /// first server of either that is ready. It does not leave a route whose servers are all at their limit of streams.
     #[must_use]
     pub fn or_default(mut self) -> Self {
         self.or_default = true;

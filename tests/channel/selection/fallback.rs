@@ -161,3 +161,20 @@ fn control_a_call_after_a_pause_sees_the_server_that_was_registered_in_it() {
     std::thread::sleep(Duration::from_millis(200));
     runtime.block_on(greet(&channel)).unwrap();
 }
+
+/// It need not pause for that, however many servers its route has.
+#[tokio::test]
+async fn a_call_that_the_servers_of_its_route_refuse_falls_back_at_once() {
+    let mut own = Vec::new();
+    for _ in 0..20 {
+        own.push(Peer::start(Script::Reset(h2::Reason::REFUSED_STREAM)).await);
+    }
+    let default = Peer::start(Script::Greet).await;
+    let (channel, set) = changing(builder().route_key("lane").wait_limit(Duration::ZERO));
+    own.iter().for_each(|peer| put(&set, peer, blue));
+    put(&set, &default, |instance| instance);
+    ready(&channel, 21).await;
+    assert_eq!(call_with(&channel, or_default()).await.unwrap(), default.address.to_string());
+    assert_eq!(calls(&own).iter().sum::<usize>(), 5);
+    assert_eq!(call_with(&channel, Route::to("lane", "blue")).await.unwrap_err().code(), Code::Unavailable);
+}

@@ -1,6 +1,6 @@
 //! A further attempt of a call that has one in flight: it needs a server that was not tried yet, a copy of the request, and a
 //! token of the budget. It waits for none of them. One that takes the place of an attempt that no server has processed needs no
-//! token.
+//! token: `call/transparent.rs` says when it is due.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,7 +16,6 @@ use crate::balance::call::reporter::AttemptReporter;
 use crate::balance::call::state::AttemptOutcome::Done;
 use crate::balance::call::state::CallState;
 use crate::balance::metrics::Another;
-use crate::balance::pool::ready::ReadySubchannel;
 use crate::balance::runtime::nanos::Nanos;
 use crate::balance::status::headers::request_too_large;
 use crate::balance::subchannel::Subchannel;
@@ -35,7 +34,8 @@ pub(super) enum SentBecause {
     Hedging,
     /// The time of another one has passed. The same.
     Timeout,
-    /// No server has processed another one (gRPC's transparent retry). It goes to a server that was not tried, and costs nothing.
+    /// No server has processed another one (gRPC's transparent retry). It goes to a server that was not tried, and
+    /// takes no token: if one is due, the refusal has taken it.
     Unprocessed,
     /// The same, after a pause. If all servers were tried, it goes to one of those again.
     UnprocessedAll,
@@ -73,7 +73,7 @@ impl CallState {
                 tracing::debug!(parent: self.span.id(), server = %address, "attempt timed out, trying another server");
             });
             self.attempts += 1;
-            self.mark_tried(&server);
+            self.mark_tried(&server.subchannel);
         }
         flight.push(exchange, reporter, now);
     }
@@ -85,7 +85,7 @@ impl CallState {
             flight.push(exchange, reporter, now);
             return flight.schedule.resend_at(None);
         }
-        let pause = self.earlier.round_backoff().fail(self.wait_limits.started.elapsed(), false);
+        let pause = self.earlier.transparent_retries().on_all_refused(self.wait_limits.started.elapsed());
         flight.schedule.resend_at(now.checked_add(pause));
     }
 
@@ -114,7 +114,7 @@ impl CallState {
         let head = self.request_head(&subchannel, previous)?;
         let limit = subchannel.connection.request_limit();
         if request_too_large(&head, self.header_size as usize, limit, subchannel.subchannel.address()).is_some() {
-            self.mark_tried(&subchannel);
+            self.mark_tried(&subchannel.subchannel);
             return None;
         }
         // The connection has ended just now: the next look will find another server. It was no attempt.
@@ -134,20 +134,13 @@ impl CallState {
         let tried: Vec<_> = servers.iter().chain(in_flight).cloned().collect();
         let request =
             PickRequest { attempt: previous.saturating_add(1), failed_servers: &tried, ..self.pick_request() };
-        match self.shared.pick(&request, None) {
+        match self.pick_of(&self.shared, &request) {
             PickOutcome::Picked(picked) => Some(picked),
             PickOutcome::AllFailed
             | PickOutcome::Full
             | PickOutcome::NoneReady
             | PickOutcome::Wait
             | PickOutcome::Fail(_) => None,
-        }
-    }
-
-    /// Keeps further attempts away from a server.
-    pub(super) fn mark_tried(&mut self, server: &Arc<ReadySubchannel>) {
-        if !self.failed_servers.iter().any(|failed| Arc::ptr_eq(failed, &server.subchannel)) {
-            self.failed_servers.push(server.subchannel.clone());
         }
     }
 

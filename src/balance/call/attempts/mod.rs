@@ -197,10 +197,14 @@ impl CallState {
                 Failed(result) if !flight.is_empty() => self.earlier.ended(result),
                 Retry(..) if !flight.is_empty() => {}
                 Unprocessed(_) if !flight.is_empty() => {
+                    let pause = self.earlier.take_pause();
                     // Of a call that may end connections one is risked already: one that is in flight.
                     if !self.is_suspect {
                         let now = self.now().time();
-                        self.resend(flight, SentBecause::Unprocessed, now);
+                        match pause {
+                            None => self.resend(flight, SentBecause::Unprocessed, now),
+                            Some(pause) => flight.schedule.resend_at(now.checked_add(pause)),
+                        }
                     }
                     continue;
                 }
@@ -213,7 +217,7 @@ impl CallState {
 
     /// An attempt has failed while others are in flight. Its server gets no further attempt, and may have a word in those to come.
     fn others_go_on(&mut self, flight: &mut Flight, attempt: &Attempt) {
-        self.mark_tried(&attempt.server);
+        self.mark_tried(&attempt.server.subchannel);
         match std::mem::replace(&mut self.pushback, Pushback::None) {
             Pushback::None => {}
             Pushback::Never => {

@@ -27,6 +27,9 @@ use crate::connection::StreamPermit;
 
 /// How often a picker may refuse its own choice of a moment ago.
 const CONFIRMED_LOOKS: u8 = 3;
+/// A picker that is to avoid servers which refuse calls is told of so many, and then takes any: one scan over all
+/// servers ends the search.
+const MOST_REFUSING_ASKED: u8 = 16;
 
 /// An attempt that needs a server.
 pub(crate) struct PickRequest<'a> {
@@ -35,8 +38,10 @@ pub(crate) struct PickRequest<'a> {
     pub(crate) extensions: &'a Extensions,
     /// The number of the attempt, from 1.
     pub(crate) attempt: u32,
-    /// Servers that failed the call in this round.
+    /// Servers that have failed the call.
     pub(crate) failed_servers: &'a [Arc<Subchannel>],
+    /// A server that has refused a call since it last took one does not get it.
+    pub(crate) avoids_refusing: bool,
 }
 
 /// A server for an attempt, with the permit for one stream on one of its connections.
@@ -50,7 +55,7 @@ pub(crate) struct PickedServer {
 /// The result of one look at the ready servers.
 pub(crate) enum PickOutcome {
     Picked(PickedServer),
-    /// Each ready server has failed this call already.
+    /// Each ready server has failed this call already, or the call has to pause before it is sent again.
     AllFailed,
     /// Each ready server is at its limit of streams, or other calls wait already.
     Full,
@@ -65,11 +70,29 @@ pub(crate) enum PickOutcome {
 struct Availability<'a> {
     servers: &'a [PublishedServer],
     failed_servers: &'a [Arc<Subchannel>],
+    /// How many servers that refuse calls the picker is still told of.
+    refusing_left: Cell<u8>,
     /// How many servers this look has sent a PING to.
     probes: &'a Cell<usize>,
 }
 
-impl Availability<'_> {
+impl<'a> Availability<'a> {
+    fn new(servers: &'a [PublishedServer], request: &PickRequest<'a>, probes: &'a Cell<usize>) -> Self {
+        let refusing_left = Cell::new(if request.avoids_refusing { MOST_REFUSING_ASKED } else { 0 });
+        Self { servers, failed_servers: request.failed_servers, refusing_left, probes }
+    }
+
+    /// Whether the picker is to look for another server than this one, because it refuses calls.
+    #[inline]
+    fn is_refusing(&self, server: &PublishedServer) -> bool {
+        let left = self.refusing_left.get();
+        if left == 0 || !server.refuses() {
+            return false;
+        }
+        self.refusing_left.set(left - 1);
+        true
+    }
+
     fn has_failed(&self, server: &PublishedServer) -> bool {
         self.failed_servers.iter().any(|failed| Arc::ptr_eq(failed, &server.first.subchannel))
     }
@@ -86,7 +109,7 @@ impl IsAvailable for Availability<'_> {
     fn is_available(&self, server: usize) -> bool {
         let Some(server) = self.servers.get(server) else { return false };
         if server.has_capacity() {
-            return !self.has_failed(server);
+            return !self.has_failed(server) && !self.is_refusing(server);
         }
         self.probe(server);
         false
@@ -140,8 +163,7 @@ impl Partition {
             None if others.is_empty() => (home, at_home),
             None => self.pick_across(&ready, at_home, request, &probes, &mut asked),
         };
-        let availability =
-            Availability { servers: &ready.servers, failed_servers: request.failed_servers, probes: &probes };
+        let availability = Availability::new(&ready.servers, request, &probes);
         let (mut any_failed, mut any_full) = (false, false);
         // The picker's choice may be full: the next one in order takes the call, and then one of another tier.
         let rest = others.iter().chain([home]).filter(|other| other.range != tier.range);
@@ -152,6 +174,10 @@ impl Partition {
             };
             for index in (start..tier.range.end).chain(tier.range.start..start) {
                 let server = &ready.servers[index];
+                if request.avoids_refusing && server.refuses() {
+                    any_failed = true;
+                    continue;
+                }
                 if server.is_closing() {
                     continue;
                 }
@@ -188,9 +214,9 @@ impl Partition {
         request: &PickRequest<'_>,
         probes: &Cell<usize>,
     ) -> Result<usize, PickOutcome> {
-        let PickRequest { path, headers, extensions, attempt, failed_servers } = *request;
+        let PickRequest { path, headers, extensions, attempt, .. } = *request;
         let servers = &ready.servers[tier.range.clone()];
-        let availability = Availability { servers, failed_servers, probes };
+        let availability = Availability::new(servers, request, probes);
         match tier.picker.pick(&Call { path, headers, extensions, attempt, servers: &availability }) {
             Pick::Server(server) if server < servers.len() => Ok(tier.range.start + server),
             Pick::Server(index) => {

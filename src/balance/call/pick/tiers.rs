@@ -77,7 +77,7 @@ impl Partition {
         request: &PickRequest<'_>,
         probes: &Cell<usize>,
     ) -> Option<(&'a Tier, usize)> {
-        let availability = Availability { servers: &ready.servers, failed_servers: request.failed_servers, probes };
+        let availability = Availability::new(&ready.servers, request, probes);
         let takes_call = |index: usize| {
             let server = ready.servers.get(index);
             server.is_some_and(|server| server.has_capacity() && !availability.has_failed(server))
@@ -110,7 +110,7 @@ impl Partition {
         asked: &mut Asked,
     ) -> (&'a Tier, usize) {
         let home = &ready.tiers[0]; // there are several
-        let availability = Availability { servers: &ready.servers, failed_servers: request.failed_servers, probes };
+        let availability = Availability::new(&ready.servers, request, probes);
         let busy = self.settings.selection.busy as f64;
         let mut best = availability.candidate(ready, home, picked);
         let mut last_is_busy = best.as_ref().is_none_or(|home| home.load >= busy);

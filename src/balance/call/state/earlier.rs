@@ -1,12 +1,13 @@
 //! What a call keeps of attempts that have failed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Response;
 use tonic::Status;
 
-use crate::backoff::Backoff;
 use crate::balance::call::response_body::ResponseBody;
+use crate::balance::call::transparent::TransparentRetries;
 use crate::balance::pool::ready::ReadySubchannel;
 use crate::connection::Failure;
 
@@ -16,8 +17,8 @@ pub(in crate::balance::call) struct EarlierAttempts(Option<Box<Failures>>);
 
 #[derive(Default)]
 struct Failures {
-    /// Pauses between rounds in which no server processed the call.
-    round_backoff: Option<Backoff>,
+    /// Of attempts that no server has processed.
+    transparent: Option<TransparentRetries>,
     /// The failure of the last server that did not process the call.
     last_refusal: Option<(Failure, Arc<ReadySubchannel>)>,
     /// The result of the last attempt that a server may have processed: the call ends with it if no further attempt is
@@ -30,14 +31,34 @@ impl EarlierAttempts {
         self.0.get_or_insert_default()
     }
 
-    /// Returns the backoff between rounds. The first call makes it.
-    pub(in crate::balance::call) fn round_backoff(&mut self) -> &mut Backoff {
-        self.failures().round_backoff.get_or_insert_with(|| Backoff::new(fastrand::u64(..)))
+    /// Returns what decides about transparent retries. The first call makes it.
+    pub(in crate::balance::call) fn transparent_retries(&mut self) -> &mut TransparentRetries {
+        self.failures().transparent.get_or_insert_with(|| TransparentRetries::new(fastrand::u64(..)))
     }
 
-    /// Returns the backoff between rounds, if there was a round.
-    pub(in crate::balance::call) fn begun_backoff(&mut self) -> Option<&mut Backoff> {
-        self.0.as_mut()?.round_backoff.as_mut()
+    /// Returns the same, if an attempt was not processed.
+    pub(in crate::balance::call) fn begun_transparent_retries(&mut self) -> Option<&mut TransparentRetries> {
+        self.0.as_mut()?.transparent.as_mut()
+    }
+
+    /// Whether the next transparent retry has to wait.
+    pub(in crate::balance::call) fn is_paused(&self) -> bool {
+        self.transparent().is_some_and(TransparentRetries::is_paused)
+    }
+
+    /// Takes the pause before the next transparent retry, if there is one.
+    pub(in crate::balance::call) fn take_pause(&mut self) -> Option<Duration> {
+        self.begun_transparent_retries()?.take_pause()
+    }
+
+    /// Whether a server has refused the call.
+    pub(in crate::balance::call) fn was_refused(&self) -> bool {
+        self.transparent().is_some_and(TransparentRetries::was_refused)
+    }
+
+    #[inline]
+    fn transparent(&self) -> Option<&TransparentRetries> {
+        self.0.as_ref()?.transparent.as_ref()
     }
 
     /// Keeps the failure of a server that has not processed the call.

@@ -29,6 +29,9 @@ use crate::balance::status;
 use crate::balance::status::headers::{self, RequestHeaders, field_size};
 use crate::balance::subchannel::Subchannel;
 
+/// A call knows so many of the servers that have failed it, the last ones: more would only make its picks slower.
+const MOST_FAILED_SERVERS: usize = 8;
+
 /// The decision after an attempt.
 pub(super) enum AttemptOutcome {
     /// The call ends with this.
@@ -90,7 +93,7 @@ pub(super) struct CallState {
     pub(super) is_suspect: bool,
     /// It has a route, and may go to the default servers too.
     pub(super) or_default: bool,
-    /// Servers that failed this call, in this round over all servers. They are picked again when no other is left.
+    /// The last servers that failed this call, or some of them. They are picked again when no other is left.
     pub(super) failed_servers: Vec<Arc<Subchannel>>,
     /// What remains of the attempts that failed.
     pub(super) earlier: EarlierAttempts,
@@ -250,7 +253,20 @@ impl CallState {
             extensions: &self.extensions,
             attempt: self.attempts + 1,
             failed_servers: &self.failed_servers,
+            avoids_refusing: false,
         }
+    }
+
+    /// Keeps further attempts away from a server, until [`MOST_FAILED_SERVERS`] others have failed the call too, or all
+    /// have.
+    pub(super) fn mark_tried(&mut self, server: &Arc<Subchannel>) {
+        if self.failed_servers.iter().any(|failed| Arc::ptr_eq(failed, server)) {
+            return;
+        }
+        if self.failed_servers.len() >= MOST_FAILED_SERVERS {
+            self.failed_servers.remove(0);
+        }
+        self.failed_servers.push(server.clone());
     }
 
     /// Ends a call that gets no further attempt: with the last result of a server that had it, or with `status` if none had.

@@ -28,7 +28,7 @@ pub(crate) mod penalties;
 #[cfg(test)]
 mod simulation;
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -75,6 +75,8 @@ pub(crate) struct Cost {
     /// nanoseconds, and until when; 0 if none did.
     suspected: AtomicU64,
     suspected_until: AtomicU64,
+    /// It has refused a call since it last took one.
+    refuses: AtomicBool,
     /// The counts of the last recount, which [`Fleet`] makes of all servers.
     recent: Mutex<RecentCalls>,
 }
@@ -97,6 +99,25 @@ impl Cost {
         if self.suspected.load(Ordering::Relaxed) != 0 {
             self.suspected.store(0, Ordering::Relaxed);
         }
+    }
+
+    /// It has refused a call.
+    pub(crate) fn refused(&self) {
+        self.refuses.store(true, Ordering::Relaxed);
+    }
+
+    /// It has taken a call: the head of a response came, whatever that says.
+    #[inline]
+    pub(crate) fn took_call(&self) {
+        if self.refuses() {
+            self.refuses.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it has refused a call since it last took one.
+    #[inline]
+    pub(crate) fn refuses(&self) -> bool {
+        self.refuses.load(Ordering::Relaxed)
     }
 
     /// A call ended with OK, this long after it was sent. `peers` is asked for only if penalties
