@@ -4,6 +4,7 @@ pub(crate) mod conduct;
 mod greet;
 pub(crate) mod log;
 mod process;
+pub(crate) mod refusing;
 
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
