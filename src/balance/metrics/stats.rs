@@ -132,7 +132,8 @@ impl ChannelStats {
         STATES.iter().zip(self.servers).filter(|((known, _), _)| *known == state).map(|(_, count)| count).sum()
     }
 
-    /// Returns the number of calls that wait for a server.
+    /// Returns the number of calls that wait for a server, or for their next [transparent
+    /// retry](BalancedChannel#transparent-retries).
     pub fn waiting(&self) -> usize {
         self.waiting
     }
