@@ -125,12 +125,14 @@
 //! | `resolver.relists` grows steadily | etcd is compacted faster than watches follow, or ends them. | Keep more revisions (`--auto-compaction-retention`). |
 
 mod bounds;
+mod by_state;
 pub(crate) mod grpc;
 mod instrument;
 pub(crate) mod own;
 mod recorder;
 mod series;
 
+pub(crate) use crate::metrics::by_state::ByState;
 pub use crate::metrics::instrument::{Instrument, InstrumentKind};
 pub use crate::metrics::recorder::{BoundInstrument, Metrics, Recorder};
 pub use crate::metrics::series::Distribution;
