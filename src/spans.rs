@@ -3,7 +3,7 @@
 //! The spans are those of gRFC A72 (OpenTelemetry tracing), made with [`tracing`](https://docs.rs/tracing): this crate
 //! depends on no telemetry crate. Each call of a [`BalancedChannel`](crate::BalancedChannel) has one span, and each of
 //! its attempts has one within it: the first, retries, hedges, and attempts in place of others that no server has
-//! processed. A call that finds no server has no attempt.
+//! processed. A call that finds no server has no span of an attempt; the [metrics](crate::metrics) count one all the same.
 //!
 //! # Turning them on
 //!

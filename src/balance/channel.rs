@@ -95,6 +95,19 @@ use crate::balance::shared::ChannelHandle;
 /// While etcd cannot be reached, the last known servers stay, and nothing changes for calls. The channel does not show this;
 /// [`Resolution::state`](crate::Resolution::state) of the same target does.
 ///
+/// # When servers are overloaded
+///
+/// What becomes of a call depends on how a server limits its load:
+///
+/// | the server | a call | what shows it | what changes it |
+/// |---|---|---|---|
+/// | has a limit of streams (`SETTINGS_MAX_CONCURRENT_STREAMS`; `max_concurrent_streams` in tonic) | goes to another server, or waits here. The channel keeps to the limit | [`ChannelStats::waiting`](crate::ChannelStats::waiting); statuses with `waited …` and `not sent …` | [`wait_limit`](BalancedChannelBuilder::wait_limit), [`connections_per_server`](BalancedChannelBuilder::connections_per_server) |
+/// | takes the call and lets it wait (`concurrency_limit_per_connection` in tonic) | is in flight there | the durations of calls; statuses with `no answer …` | [`max_in_flight_per_server`](BalancedChannelBuilder::max_in_flight_per_server), deadlines, [`attempt_timeout`](crate::RetryPolicy::attempt_timeout), [`hedge_after`](crate::RetryPolicy::hedge_after) |
+/// | answers with a status (`load_shed` in tonic: `RESOURCE_EXHAUSTED`) | fails with that status at once, unless its method and the code are declared | calls and attempts with that status | [`retryable_codes`](crate::RetryPolicy::retryable_codes) |
+/// | resets the stream with `REFUSED_STREAM`, as servers and proxies may that are at a limit; tonic does so only beyond its limit of streams | is sent again, to other servers first (see [Transparent retries](#transparent-retries)). If all refuse it, it ends with `UNAVAILABLE`, `not processed: …` | more attempts than calls, with `UNAVAILABLE`; transparent retries; [`ChannelStats::waiting`](crate::ChannelStats::waiting). The servers stay `ready`, and [`OutlierDetection`](crate::OutlierDetection) does not count refusals | the deadline, [`wait_limit`](BalancedChannelBuilder::wait_limit), [`budget`](crate::RetryPolicy::budget) |
+///
+/// The [metrics](crate::metrics#what-to-alert-on) page says what to alert on.
+///
 /// # Waiting and failing at once
 ///
 /// | the channel's servers | a call | a call that [waits for ready](crate::WaitForReady) |
@@ -133,7 +146,8 @@ use crate::balance::shared::ChannelHandle;
 /// None is set by default, as in gRPC. The deadline covers waiting, all attempts, the pauses between them, and the whole of a
 /// streamed response. Each attempt sends the time that is left as `grpc-timeout`, from 100 ms
 /// on rounded up by at most 5 %, so that the header's text repeats and costs one byte. A call whose deadline passes ends with
-/// `DEADLINE_EXCEEDED`. A call that has failed, and that waits for its retry when its deadline passes, ends with that failure.
+/// `DEADLINE_EXCEEDED`. A call that has failed ends with that failure, and before its deadline, if the pause before its retry would
+/// last until the deadline.
 ///
 /// # Retries
 ///
@@ -162,14 +176,19 @@ use crate::balance::shared::ChannelHandle;
 /// The backoff is 100 ms, doubles up to 800 ms (5 s after a minute), and loses up to half of that to jitter. It also
 /// comes before a call goes to a server again because all have refused it, but for the first time. So a call of 2 s
 /// that all servers refuse makes about a dozen attempts, however many servers there are: a fleet that is overloaded or
-/// drains is not flooded.
+/// drains is not flooded. It ends with `UNAVAILABLE` as soon as the next backoff would last until its deadline: up to
+/// 0.8 s sooner than that, and up to 5 s sooner after a minute.
 ///
 /// Each refusal of a call takes one token of the budget, which is 100 tokens without a
 /// [`RetryPolicy`](crate::RetryPolicy) too, but the first one takes none: gRFC A6 lets that retry go at once and does
 /// not throttle it. So one server that refuses everything takes nothing from the retries of calls that fail, as long as
 /// others take its calls. All calls that the GOAWAY of one connection leaves out take one token together. An attempt
 /// that was not sent takes none. An empty budget makes calls wait, and fails none of those that are sent again here:
-/// their deadline does, or [`wait_limit`](BalancedChannelBuilder::wait_limit), which counts these backoffs as waits.
+/// their deadline does, or [`wait_limit`](BalancedChannelBuilder::wait_limit) (10 s by default), which counts these
+/// backoffs as waits. Calls that wait for ready have no such limit: without a deadline they are sent again for ever.
+///
+/// A call in such a backoff counts as one that waits for a server ([`ChannelStats::waiting`](crate::ChannelStats::waiting)),
+/// though servers are ready and have room.
 ///
 /// A call that was refused passes over servers that have refused a call since they last took one, whoever made it, as
 /// long as there is another one with room. So where one server of many takes calls, the calls of a busy channel find it
@@ -197,7 +216,7 @@ use crate::balance::shared::ChannelHandle;
 ///
 /// | code | when |
 /// |---|---|
-/// | `UNAVAILABLE` | no server takes the call, [`BalancedChannelBuilder::wait_limit`] is over, the connection was lost, or no server processed the call |
+/// | `UNAVAILABLE` | no server takes the call, [`BalancedChannelBuilder::wait_limit`] is over, the connection was lost (`connection lost …`), or no server processed the call (`not processed …`) |
 /// | `DEADLINE_EXCEEDED` | the deadline passed. The text has `waited …` or `not sent …` if no server had the call, and `no answer …` if one had it |
 /// | `RESOURCE_EXHAUSTED` | the headers or trailers of the response are larger than [`BalancedChannelBuilder::max_header_list_size`] |
 /// | `RESOURCE_EXHAUSTED` | a message is larger than [`MethodConfig::max_request_message_bytes`](crate::MethodConfig::max_request_message_bytes), [`MethodConfig::max_response_message_bytes`](crate::MethodConfig::max_response_message_bytes), or the same limits of a service config |

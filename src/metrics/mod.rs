@@ -49,7 +49,9 @@
 //!
 //! A call counts from its first poll to the end of its response: the trailers, an error, or the drop of its future or of the
 //! response's body, which is `CANCELLED`. A stream that is not read to its end is cancelled so, as in gRPC. Every call has at least one
-//! attempt, which begins with it. One that never has a server ends with its call, and has empty strings for the labels of the server.
+//! attempt, which begins with it. One that never has a server ends with its call, and has empty strings for the labels of the server;
+//! it has no [span](crate::spans). So a call that ends in the pause before a transparent retry counts one attempt more than servers
+//! have seen.
 //! An attempt that loses against a hedge, or is given up after its time, is `CANCELLED`; what takes the place of the latter is a
 //! retry. `attempt.started` is the sum of calls, retries, transparent retries and hedges, those of calls in flight included. The sizes
 //! of requests count what was handed to the connection.
@@ -71,7 +73,7 @@
 //! | name | kind | unit | labels | what |
 //! |---|---|---|---|---|
 //! | `tonic_etcd.channel.servers` | UpDownCounter | `{server}` | `grpc.target`, `state` | Servers of a channel, by state. |
-//! | `tonic_etcd.channel.waiting` | UpDownCounter | `{call}` | `grpc.target` | Calls that wait for a server. |
+//! | `tonic_etcd.channel.waiting` | UpDownCounter | `{call}` | `grpc.target` | Calls that wait for a server, or for their next transparent retry. |
 //! | `tonic_etcd.channel.leaving_zone` | UpDownCounter | `{channel}` | `grpc.target` | Channels whose calls go to servers outside of their zones, because none of their own is ready. |
 //! | `tonic_etcd.resolver.connected` | UpDownCounter | `{service}` | `service` | Services whose set of servers etcd confirms at present. |
 //! | `tonic_etcd.resolver.staleness` | Gauge | `s` | `service` | Time since etcd has last confirmed the set of servers, or since the start; 0 while it confirms it. |
@@ -103,13 +105,15 @@
 //! # What to alert on
 //!
 //! `examples/observability` has rules for Prometheus (`prometheus/alerts.yml`) for most of these, with thresholds to begin with.
+//! Names without `grpc.` are those above without `tonic_etcd.`.
 //!
 //! | alert | what it means | what to do |
 //! |---|---|---|
 //! | the share of `grpc.client.call.duration` with `UNAVAILABLE`, `DEADLINE_EXCEEDED`, `INTERNAL` and the like | Calls fail, and retries did not save them. | Look at the servers by state, and at [`CallError`](crate::CallError), the source of a status: it says whether the server sent it. |
 //! | the sum of `channel.servers` in `ready`, `held` and `ejected` is 0, while attempts begin or `channel.waiting` is above 0 | No server can take a call. Callers that all wait begin no more attempts. | Look at `resolver.instances` (is any registered?) and the other states (can none be reached, is none healthy?). |
 //! | `channel.servers` in `transient_failure` above 0 for longer than the time to live of the servers' leases | Servers are registered, and connections to them fail. | Check the addresses that they advertise, firewalls, and processes that hang; [`ServerStatus::last_error`](crate::ServerStatus::last_error) says why. |
-//! | `channel.waiting` above 0 all the time | No server is connected, or all are at their limits of calls. | Look at the servers by state; add servers, or [connections to each](crate::BalancedChannelBuilder::connections_per_server). |
+//! | `channel.waiting` above 0 all the time | No server is connected, all are at their limits of calls, or all refuse calls. | Look at the servers by state; add servers, or [connections to each](crate::BalancedChannelBuilder::connections_per_server). |
+//! | the share of `grpc.client.attempt.duration` with `UNAVAILABLE` | Servers refuse calls (`REFUSED_STREAM`, GOAWAY), or connections are lost, also where further attempts save the calls. | Where `grpc.client.call.transparent_retries` (experimental) grows too, servers refuse: [add servers](crate::BalancedChannel#when-servers-are-overloaded). Else look at the servers by state. |
 //! | `resolver.staleness` above 60 | This process does not see etcd, and calls the servers that it knows. Those that have come since get no calls from it. | Check etcd, the network, and the user's role; [`Resolution::last_error`](crate::Resolution::last_error) and the log say why. |
 //! | the sum of `resolver.instances` without `draining` below what the service needs, while `resolver.connected` is 1 | Too few servers are registered. | Look at the servers. |
 //! | `resolver.held` above 0 at any time in the last minutes | etcd has lost most instances in a doubtful way. They are held for 60 s by default. | See [`MassLoss`](crate::MassLoss): look whether etcd was wiped or restored, and whether the servers register again. |
@@ -121,12 +125,14 @@
 //! | `resolver.relists` grows steadily | etcd is compacted faster than watches follow, or ends them. | Keep more revisions (`--auto-compaction-retention`). |
 
 mod bounds;
+mod by_state;
 pub(crate) mod grpc;
 mod instrument;
 pub(crate) mod own;
 mod recorder;
 mod series;
 
+pub(crate) use crate::metrics::by_state::ByState;
 pub use crate::metrics::instrument::{Instrument, InstrumentKind};
 pub use crate::metrics::recorder::{BoundInstrument, Metrics, Recorder};
 pub use crate::metrics::series::Distribution;

@@ -24,7 +24,7 @@ pub(crate) static CHANNEL_WAITING: Instrument = Instrument {
     name: "tonic_etcd.channel.waiting",
     kind: InstrumentKind::UpDownCounter,
     unit: "{call}",
-    description: "Calls that wait for a server.",
+    description: "Calls that wait for a server, or for their next transparent retry.",
     labels: &[TARGET],
     optional_labels: &[],
     bounds: Bounds::NONE,

@@ -54,16 +54,20 @@ pub(crate) enum Command {
     /// Run one benchmark and hold its numbers against their bars
     ///
     /// Runs `cargo bench --bench NAME` with PROTOC and ETCD_BIN set. Only the result is on stdout; the exit code is
-    /// the benchmark's: 0 when every bar holds.
+    /// the benchmark's: 0 when every bar holds. benches/README.md says what each measures, and names the parts.
+    ///
+    ///   cargo xtask bench growth                      all parts of one benchmark
+    ///   cargo xtask bench call -- targets latency     some parts of it
+    #[command(verbatim_doc_comment)]
     Bench {
-        /// A file of benches/, without .rs, or a folder of it; or `metrics`, which is the adapter's
+        /// call, discovery, growth or metrics
         name: String,
         #[command(flatten)]
         etcd: EtcdArgs,
         /// Print the result as a JSON list of {"name", "value", "unit", "bar", "holds"}
         #[arg(long)]
         json: bool,
-        /// Arguments of the benchmark
+        /// Arguments of the benchmark: the parts of `call` or `growth` to run [default: all]
         #[arg(last = true)]
         args: Vec<OsString>,
     },

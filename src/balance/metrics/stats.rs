@@ -11,7 +11,7 @@ use crate::balance::metrics::connections::{Connections, LABELS};
 use crate::balance::metrics::method::{AttemptEnds, CODES, MethodMetrics};
 use crate::balance::metrics::servers::STATES;
 use crate::balance::subchannel::ServerState;
-use crate::metrics::{Counter, Distribution, Histogram, UpDownCounter, grpc};
+use crate::metrics::{ByState, Counter, Distribution, Histogram, UpDownCounter, grpc};
 
 impl BalancedChannel {
     /// Returns the numbers of the channel since it was built: what a [`Recorder`](crate::metrics::Recorder) gets, added up. They are
@@ -41,7 +41,7 @@ pub struct ChannelStats {
     target: Arc<str>,
     methods: Vec<MethodStats>,
     connections: ConnectionStats,
-    servers: [usize; STATES.len()],
+    servers: ByState<{ STATES.len() }>,
     waiting: usize,
     is_leaving_zone: bool,
     ejections: u64,
@@ -95,7 +95,7 @@ impl ChannelMetrics {
             target: self.context.target.clone(),
             methods,
             connections: ConnectionStats::of(&self.connections),
-            servers: servers.by_state.each_ref().map(count),
+            servers: ByState { names: STATES.map(|(_, name)| name), counts: servers.by_state.each_ref().map(count) },
             waiting: count(&servers.waiting),
             is_leaving_zone: servers.leaving_zone.value() > 0,
             ejections: sum(&servers.ejections),
@@ -129,10 +129,11 @@ impl ChannelStats {
 
     /// Returns how many servers are in this state, as of the last change that the channel has seen.
     pub fn servers(&self, state: ServerState) -> usize {
-        STATES.iter().zip(self.servers).filter(|((known, _), _)| *known == state).map(|(_, count)| count).sum()
+        STATES.iter().zip(self.servers.counts).filter(|((known, _), _)| *known == state).map(|(_, count)| count).sum()
     }
 
-    /// Returns the number of calls that wait for a server.
+    /// Returns the number of calls that wait for a server, or for their next [transparent
+    /// retry](BalancedChannel#transparent-retries).
     pub fn waiting(&self) -> usize {
         self.waiting
     }
@@ -277,4 +278,24 @@ impl AttemptStats {
 fn by_code<T, U>(all: &[OnceLock<Box<T>>; CODES], read: impl Fn(&T) -> U) -> Vec<(Code, U)> {
     let codes = (0..).map(Code::from_i32);
     codes.zip(all).filter_map(|(code, made)| Some((code, read(made.get()?)))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use tower::discover::Change;
+
+    use super::*;
+    use crate::instance::Instance;
+
+    #[tokio::test]
+    async fn debug_names_the_states() {
+        let discover = tokio_stream::pending::<Result<Change<u8, Instance>, Infallible>>();
+        let channel = BalancedChannel::builder().build_with_discovery("greeter", discover).unwrap();
+        let mut stats = channel.stats();
+        stats.servers.counts[1] = 2;
+        let shown = format!("{stats:?}");
+        assert!(shown.contains(r#"servers: {"ready": 2}"#), "{shown}");
+    }
 }

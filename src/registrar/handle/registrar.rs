@@ -52,6 +52,17 @@ use crate::timers;
 /// registrar asks for another one and puts all keys again, and retries until that succeeds. When
 /// the last registration leaves, the lease is revoked. The next registration gets a new one.
 ///
+/// # Many registrations
+///
+/// One registrar may have thousands of registrations, and each costs the same. Each address is a
+/// key, with one request to put it and a watch. Up to 24 keys are put at a time, and the watches
+/// share a few streams: on a local etcd, 2 000 registrations take about two seconds in a debug
+/// build. A registration that leaves alone has its keys deleted. [`Registrar::close`] takes out all
+/// of them by one request, which revokes the lease: close the registrar rather than dropping
+/// thousands of registrations. Each registration logs a line at INFO when it is in etcd, and
+/// another when it has left. [`Registrar::stats`] counts them by state, and [`Registrar::health`]
+/// counts those that are missing.
+///
 /// # Keys that others change
 ///
 /// The registrar watches its own keys. A key that is deleted or overwritten by hand is put again at

@@ -8,7 +8,7 @@ mod series;
 
 use std::collections::BTreeMap;
 
-use crate::metrics::Distribution;
+use crate::metrics::{ByState, Distribution};
 use crate::registrar::RegistrationState;
 
 pub(super) use self::series::{Counted, Move, RegistrarSeries, ServiceSeries};
@@ -44,8 +44,8 @@ pub(super) struct Counts {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct RegistrarStats {
-    /// By service, and the position of the state.
-    registered: BTreeMap<Box<str>, [usize; STATES.len()]>,
+    /// By service.
+    registered: BTreeMap<Box<str>, ByState<{ STATES.len() }>>,
     leases_lost: u64,
     keys_repaired: u64,
     renewal_duration: Distribution,
@@ -58,13 +58,14 @@ impl RegistrarStats {
         counts: Counts,
         renewal_duration: Distribution,
     ) -> Self {
-        let mut registered = BTreeMap::<Box<str>, [usize; STATES.len()]>::new();
+        let mut registered = BTreeMap::<Box<str>, ByState<_>>::new();
         for (service, state) in registrations {
             let Some(position) = position(state) else { continue };
-            if let Some(counts) = registered.get_mut(service) {
-                counts[position] += 1;
+            if let Some(states) = registered.get_mut(service) {
+                states.counts[position] += 1;
             } else {
-                registered.entry(service.into()).or_default()[position] += 1;
+                let states = registered.entry(service.into()).or_insert_with(|| ByState::none(STATES));
+                states.counts[position] += 1;
             }
         }
         let Counts { leases_lost, keys_repaired } = counts;
@@ -75,8 +76,8 @@ impl RegistrarStats {
     /// has (`registering`, `registered`, `updating`, `renewing`, `lost`, `held_by_other` or `paused`: see [`RegistrationState`]), and
     /// how many. States without a registration are left out. Registrations that have left are not counted.
     pub fn registered(&self) -> impl Iterator<Item = (&str, &'static str, usize)> {
-        self.registered.iter().flat_map(|(service, counts)| {
-            let present = STATES.into_iter().zip(*counts).filter(|(_, count)| *count > 0);
+        self.registered.iter().flat_map(|(service, states)| {
+            let present = states.iter().filter(|(_, count)| *count > 0);
             present.map(|(state, count)| (&**service, state, count))
         })
     }
@@ -128,5 +129,14 @@ mod tests {
             assert_eq!(position(state).map(|position| STATES[position]), Some(&*snake));
         }
         assert_eq!(position(&RegistrationState::Closed), None);
+    }
+
+    #[test]
+    fn debug_names_the_states() {
+        let renewals = Distribution::empty(&crate::metrics::own::REGISTRAR_RENEWAL_DURATION);
+        let registrations = [("a", &RegistrationState::Registered), ("a", &RegistrationState::Registered)];
+        let stats = RegistrarStats::new(registrations.into_iter(), Counts::default(), renewals);
+        let shown = format!("{stats:?}");
+        assert!(shown.contains(r#"{"a": {"registered": 2}}"#), "{shown}");
     }
 }

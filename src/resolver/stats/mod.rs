@@ -8,6 +8,7 @@ mod series;
 
 use std::time::Duration;
 
+use crate::metrics::ByState;
 use crate::resolver::ResolutionState;
 use crate::resolver::snapshot::Snapshot;
 
@@ -44,20 +45,20 @@ pub struct ResolutionStats {
     changes: u64,
     unreadable: usize,
     held: usize,
-    instances: [usize; INSTANCE_STATES.len()],
+    instances: ByState<{ INSTANCE_STATES.len() }>,
 }
 
 impl ResolutionStats {
     /// `staleness` is how old the snapshot is, if it is not confirmed.
     pub(super) fn new(state: ResolutionState, staleness: Duration, snapshot: &Snapshot, counts: Counts) -> Self {
-        let mut instances = [0; INSTANCE_STATES.len()];
-        instances[DRAINING] = snapshot.draining();
+        let mut instances = ByState::none(INSTANCE_STATES);
+        instances.counts[DRAINING] = snapshot.draining();
         let known = match state {
             ResolutionState::Cached { .. } => CACHED,
             ResolutionState::Stale { .. } => STALE,
             _ => CURRENT,
         };
-        instances[known] = snapshot.len() - snapshot.draining();
+        instances.counts[known] = snapshot.len() - snapshot.draining();
         let is_connected = is_confirmed(state);
         Self {
             is_connected,
@@ -79,7 +80,7 @@ impl ResolutionStats {
             changes,
             unreadable: 0,
             held: 0,
-            instances: [0; INSTANCE_STATES.len()],
+            instances: ByState::none(INSTANCE_STATES),
         }
     }
 
@@ -122,11 +123,24 @@ impl ResolutionStats {
     /// `stale` say how they are known ([`ResolutionState`]), `draining` are those of any that take no new calls
     /// ([`Instance::is_draining`](crate::Instance::is_draining)). The sum is [`Snapshot::len`].
     pub fn instances(&self) -> impl ExactSizeIterator<Item = (&'static str, usize)> {
-        INSTANCE_STATES.into_iter().zip(self.instances)
+        self.instances.iter()
     }
 }
 
 /// Whether the snapshot is what etcd holds, as far as can be known.
 pub(super) fn is_confirmed(state: ResolutionState) -> bool {
     matches!(state, ResolutionState::Current | ResolutionState::ConfirmedEmpty | ResolutionState::Doubtful { .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_names_the_states() {
+        let mut stats = ResolutionStats::ended(Counts::default());
+        stats.instances.counts[STALE] = 3;
+        let shown = format!("{stats:?}");
+        assert!(shown.contains(r#"instances: {"stale": 3}"#), "{shown}");
+    }
 }

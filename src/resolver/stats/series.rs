@@ -47,7 +47,7 @@ impl ServiceSeries {
         record_rest(&self.changes, stats.changes);
         self.unreadable.set(signed(stats.unreadable));
         self.held.set(signed(stats.held));
-        self.instances.iter().zip(stats.instances).for_each(|(series, count)| series.set(signed(count)));
+        self.instances.iter().zip(stats.instances.counts).for_each(|(series, count)| series.set(signed(count)));
     }
 }
 

@@ -28,7 +28,8 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 ///
 /// Calls count by the status that ends them, trailers included (A50): every code but `OK` is a
 /// failure, and so are a lost connection, a reset stream and a deadline that has passed. Cancelled
-/// calls, and calls whose own requests failed, do not count.
+/// calls, calls whose own requests failed, and attempts that no server has processed do not count:
+/// a server that only refuses (`REFUSED_STREAM`) is never ejected.
 ///
 /// A run of consecutive failures ejects a server only if chance does not explain it: the server is
 /// compared with its peers, the other servers of the channel. The peers' failure rate
