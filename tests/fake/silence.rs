@@ -6,7 +6,7 @@ use tonic_etcd::ResolutionState;
 
 use crate::server::message::created;
 use crate::server::{Fake, Reply};
-use crate::support::{resolve, servers_are, starts, until, watching};
+use crate::support::{register, registrar, resolve, servers_are, starts, until, watching};
 
 /// At once, because each waits so long.
 #[tokio::test]
@@ -16,6 +16,7 @@ async fn a_silent_watch_is_opened_again_and_a_quiet_one_is_not() {
         a_watch_that_is_never_created_is_opened_again(),
         a_quiet_watch_that_answers_is_left_alone(),
         a_service_that_cannot_be_watched_is_listed(),
+        a_quiet_stream_is_asked_for_no_history(),
     );
 }
 
@@ -42,11 +43,20 @@ async fn a_watch_that_gives_no_sign_of_life_is_opened_again() {
     });
     fake.store(|store| store.put("s/2", "h:2"));
 
-    assert_eq!(starts(&fake, 3).await, [2, 3, 2], "it goes on where it was, after a second watch was asked for");
+    assert_eq!(starts(&fake, 3).await, [2, 0, 2], "it goes on where it was, after a second watch was asked for");
     assert_eq!(fake.rpcs(|rpcs| rpcs.probe.seen.len()), 1, "it was asked first");
     assert!(matches!(states.lock().unwrap()[..], [ResolutionState::Stale { .. }]));
     servers_are(&resolution, &["h:1", "h:2"]).await;
     assert_eq!(resolution.state(), ResolutionState::Current);
+}
+
+/// A second watch that began where the quiet one stands would let etcd read all that came since, each time.
+async fn a_quiet_stream_is_asked_for_no_history() {
+    let fake = Fake::start().await;
+    fake.rpcs(|rpcs| rpcs.probe.rule(|_, _| Reply::Never));
+    let registrar = registrar(&fake);
+    let _registration = register(&registrar, "h:1").await;
+    assert_eq!(starts(&fake, 2).await, [0, 0], "the key, and the second watch for the sake of its answer");
 }
 
 async fn a_quiet_watch_that_answers_is_left_alone() {

@@ -84,6 +84,8 @@ struct OpenStream {
     watches: BTreeSet<WatchId>,
     /// Whether it gets no further watch.
     is_closed_to_new: bool,
+    /// When it was opened at another member than the one in use, if it was.
+    elsewhere_since: Option<Duration>,
     /// When it is closed, while no watch is on it.
     idle: Duration,
 }
@@ -197,7 +199,7 @@ impl StreamPlan {
             && now >= at
         {
             self.due.remove(&(at, watch));
-            return self.assign(watch);
+            return self.assign(now, watch);
         }
         let idle = |(_, stream): &(&StreamId, &OpenStream)| stream.watches.is_empty();
         let closes = self.open.iter().filter(idle).min_by_key(|(_, stream)| stream.idle);
@@ -214,20 +216,26 @@ impl StreamPlan {
     }
 
     /// Assigns a watch: to the first stream with room, or to a new stream, or to the stream with
-    /// the fewest watches where no more streams are allowed.
-    fn assign(&mut self, watch: WatchId) -> Action {
+    /// the fewest watches where no more streams are allowed. One stream at another member is always
+    /// allowed.
+    fn assign(&mut self, now: Duration, watch: WatchId) -> Action {
         let avoids = self.watches.get(&watch).and_then(|watch| watch.avoids);
-        let takes = |(id, stream): &(&StreamId, &OpenStream)| !stream.is_closed_to_new && Some(**id) != avoids;
         // A member that does not create a watch on two streams may never do so: every second time
         // another member is tried.
         let other_member =
             self.watches.get(&watch).is_some_and(|watch| watch.unanswered >= 2 && watch.unanswered % 2 == 0);
-        let takes = |known: &(&StreamId, &OpenStream)| !other_member && takes(known);
+        // Later another member may be in use: perhaps that one.
+        let is_elsewhere =
+            |stream: &OpenStream| stream.elsewhere_since.is_some_and(|since| now < since + RETRY_DELAY.1);
+        let takes = |(id, stream): &(&StreamId, &OpenStream)| {
+            !stream.is_closed_to_new && Some(**id) != avoids && (!other_member || is_elsewhere(stream))
+        };
         let with_room = self.open.iter().filter(takes).find(|(_, stream)| stream.watches.len() < WATCHES_PER_STREAM);
         let budget = self.stream_limit.map_or(DEFAULT_STREAMS, |stream_limit| (stream_limit / 2).max(1));
+        let is_first_there = other_member && !self.open.values().any(is_elsewhere);
         let chosen = match with_room {
             Some((stream, _)) => Some(*stream),
-            None if self.open.len() < budget || other_member => None,
+            None if self.open.len() < budget || is_first_there => None,
             None => {
                 let fewest = self.open.iter().filter(takes).min_by_key(|(_, stream)| stream.watches.len());
                 let avoided = avoids.filter(|id| self.open.get(id).is_some_and(|stream| !stream.is_closed_to_new));
@@ -236,7 +244,12 @@ impl StreamPlan {
         };
         let stream = chosen.unwrap_or_else(|| {
             self.next += 1;
-            let stream = OpenStream { watches: BTreeSet::new(), is_closed_to_new: false, idle: Duration::MAX };
+            let stream = OpenStream {
+                watches: BTreeSet::new(),
+                is_closed_to_new: false,
+                elsewhere_since: other_member.then_some(now),
+                idle: Duration::MAX,
+            };
             self.open.insert(self.next, stream);
             self.next
         });

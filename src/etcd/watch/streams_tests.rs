@@ -82,6 +82,35 @@ fn a_watch_that_is_not_answered_is_tried_ever_more_slowly_elsewhere() {
     assert_eq!(machine.unanswered(now, 0), secs(1));
 }
 
+/// An etcd that is too busy to create any of a thousand watches: they share the streams to another member as well, so that requests
+/// and keep-alives have room all the time.
+#[test]
+fn many_that_are_not_answered_share_the_streams_to_another_member() {
+    for stream_limit in [None, Some(100), Some(8)] {
+        let mut machine = StreamPlan::default();
+        machine.set_stream_limit(stream_limit);
+        let budget = stream_limit.map_or(DEFAULT_STREAMS, |limit| limit / 2);
+        let (mut now, mut elsewhere) = (secs(0), 0);
+        (0..1_000).for_each(|watch| machine.add(now, watch));
+        while now < secs(300) {
+            let mut attached = Vec::new();
+            for action in actions(&mut machine, now) {
+                match action {
+                    Action::Open { other_member: true, .. } => elsewhere += 1,
+                    Action::Attach { watch, .. } => attached.push(watch),
+                    Action::Open { .. } | Action::Close { .. } | Action::Wait { .. } => {}
+                }
+                assert!(machine.open.len() <= budget + 1, "{stream_limit:?}: {} at {now:?}", machine.open.len());
+            }
+            now += secs(5);
+            for watch in attached {
+                machine.unanswered(now, watch);
+            }
+        }
+        assert!(elsewhere >= 4, "another member is tried again and again: {elsewhere}");
+    }
+}
+
 #[test]
 fn a_stream_whose_token_has_ended_keeps_its_watches_and_takes_no_more() {
     let mut machine = StreamPlan::default();

@@ -201,7 +201,8 @@ impl StreamTask {
     /// Sends a request of the machine. A creation of a watch that is gone is not sent: the machine
     /// gets its `detach` next.
     ///
-    /// A probe watches from one revision later than its watch, so that it brings no event twice.
+    /// A probe watches from now on: it brings no event, and etcd reads no history for it. The position of a quiet watch may be
+    /// long ago.
     fn send_request(&self, transport: &mut WatchTransport, request: Request) {
         transport.send(match request {
             Request::Create { watch, id } => {
@@ -209,8 +210,8 @@ impl StreamTask {
                 create(range, *from, id)
             }
             Request::Probe { watch, id } => {
-                let Some(AttachedWatch { range, from, .. }) = self.watches.get(&watch) else { return };
-                create(range, from.saturating_add(1), id)
+                let Some(AttachedWatch { range, .. }) = self.watches.get(&watch) else { return };
+                create(range, 0, id)
             }
             Request::Cancel(id) => RequestUnion::Cancel(CancelRequest { watch_id: id }),
             Request::Progress => RequestUnion::Progress(ProgressRequest {}),

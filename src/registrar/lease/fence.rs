@@ -23,8 +23,8 @@ use crate::registrar::lease::machine::Machine;
 use crate::registrar::lease::vocabulary::{Id, Loss};
 
 impl Machine {
-    /// Brings whatever was touched in order, and retires and releases leases as described above. Runs before each
-    /// action and after each input.
+    /// Brings whatever was touched in order, retires and releases leases as described above, and forgets who is closed.
+    /// Runs before each action and after each input.
     pub(super) fn fence(&mut self, now: Duration) {
         while let Some(id) = self.registrations.next_touched() {
             self.forget_absent_keys(id);
@@ -48,6 +48,7 @@ impl Machine {
         if self.due.follow(&self.leases) {
             self.registrations.ids().into_iter().for_each(|id| self.file(now, id));
         }
+        self.registrations.forget_closed();
     }
 
     /// Files the work of a registration anew.

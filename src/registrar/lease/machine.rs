@@ -120,9 +120,8 @@ impl Machine {
         self.leases.first_expiry()
     }
 
-    /// Forgets closed registrations. Whether no registration and no lease is left.
-    pub(crate) fn is_idle(&mut self) -> bool {
-        self.registrations.forget_closed();
+    /// Whether no registration and no lease is left.
+    pub(crate) fn is_idle(&self) -> bool {
         self.registrations.is_empty() && self.leases.is_empty()
     }
 

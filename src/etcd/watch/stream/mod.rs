@@ -272,6 +272,8 @@ impl StreamMachine {
         let never = self.traits.progress == ProgressSupport::Never;
         match self.liveness {
             Liveness::Heard if now < self.heard + QUIET_LIMIT => Action::Wait { until: self.heard + QUIET_LIMIT },
+            // Its answer proves as much as a probe's, and it has a time limit of its own.
+            Liveness::Heard if never && self.is_busy() => Action::Wait { until: Duration::MAX },
             Liveness::Heard => {
                 self.liveness = Liveness::Asked { at: now, step: LivenessStep::Stream };
                 if never { self.probe(now + SECOND_STEP_AFTER) } else { Action::Send(Request::Progress) }
@@ -293,10 +295,16 @@ impl StreamMachine {
     /// Creates a second watch of a watched range. Not where creations are made one at a time and
     /// one is pending: its answer proves as much.
     fn probe(&mut self, until: Duration) -> Action {
-        let is_busy = self.traits.ids == IdChoice::Theirs && !self.pending.is_empty();
+        let is_busy = self.is_busy();
         let Some(&watch) = self.live.values().next().filter(|_| !is_busy) else { return Action::Wait { until } };
         let id = self.add_pending(None, self.now);
         Action::Send(Request::Probe { watch, id })
+    }
+
+    /// Whether creations are made one at a time, and the answer to one is awaited. One that was given up may never be
+    /// answered: beside it, only probes are sent, whose answers need not be told from its.
+    fn is_busy(&self) -> bool {
+        self.traits.ids == IdChoice::Theirs && self.pending.iter().any(|pending| !pending.is_given_up)
     }
 
     /// Notes a creation that is sent now. Gives its id.
@@ -355,7 +363,8 @@ impl StreamMachine {
             None => {
                 // The peer has changed, or is not known yet. Among several pending creations the
                 // answered one cannot be told.
-                self.is_ambiguous |= self.pending.len() > 1 || self.live.contains_key(&message.id);
+                let is_wanted = self.pending.iter().any(|pending| pending.watch.is_some());
+                self.is_ambiguous |= (is_wanted && self.pending.len() > 1) || self.live.contains_key(&message.id);
                 self.traits.ids = IdChoice::Theirs;
                 (!self.pending.is_empty()).then_some(0)
             }

@@ -173,6 +173,36 @@ fn a_quiet_stream_that_answers_no_request_for_progress_is_asked_for_a_second_wat
     assert!(probes >= 10, "{probes}");
 }
 
+/// As grpc-proxy answers, with one creation that it never does: the watches beside it are asked for all the same, and stay.
+#[test]
+fn a_creation_that_is_never_answered_takes_no_other_watch_along() {
+    for (asked, progress) in
+        [(0, ProgressSupport::Never), (4_900, ProgressSupport::Never), (0, ProgressSupport::Unknown)]
+    {
+        let mut machine = StreamMachine::new(ms(0), PeerTraits { ids: IdChoice::Theirs, progress });
+        machine.attach(1);
+        assert_eq!(sent(&mut machine, ms(0)).len(), 1);
+        assert_eq!(machine.on(ms(0), created(1)), Recipient::Watch(1));
+        let (mut now, mut unanswered, mut probes) = (ms(asked), 0, 1);
+        machine.attach(2);
+        while now < ms(60_000) {
+            match machine.action(now) {
+                Action::Send(Request::Probe { watch: 1, .. }) => {
+                    probes += 1;
+                    assert_eq!(machine.on(now, created(probes)), Recipient::Nobody);
+                }
+                Action::Send(Request::Cancel(id)) => assert_eq!(id, probes),
+                Action::Send(Request::Create { watch: 2, .. } | Request::Progress) | Action::Ping => {}
+                Action::Unanswered { watch: 2, .. } => unanswered += 1,
+                Action::Wait { until } => now = until,
+                other => panic!("{other:?} at {now:?}"),
+            }
+        }
+        assert!(unanswered == 1 && (5..=12).contains(&probes), "{unanswered}, {probes}");
+        assert_eq!(machine.on(now, message(1)), Recipient::Watch(1));
+    }
+}
+
 /// The stream is dead 8 s after it was last heard, and its connection was asked too.
 #[test]
 fn a_stream_that_says_nothing_is_dead_after_eight_seconds() {

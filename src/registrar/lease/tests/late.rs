@@ -137,8 +137,7 @@ fn renew_in_time(world: &mut World) {
 
 /// Nothing is left to do for what has left.
 fn is_clean(world: &World) -> bool {
-    let closed = world.machine.registrations.values().filter(|registration| registration.is_closed()).count();
-    world.machine.registrations.values().len() - closed == world.wanted.len()
+    world.machine.registrations.values().len() == world.wanted.len()
 }
 
 /// Two registrations stand, and a put of a third, or of what it is changed to, is on its way.

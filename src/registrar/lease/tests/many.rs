@@ -102,6 +102,27 @@ fn what_happens_to_one_touches_no_other() {
     assert!(world.machine.take_changed(world.now).len() >= 199);
 }
 
+/// What has left costs nothing any more, also where a request of others is in flight at any time.
+#[test]
+fn what_has_left_is_forgotten_while_others_have_requests_in_flight() {
+    let mut world = World::new(3);
+    for key in 0..20 {
+        world.suffer(&Fate::Want(key, 1, Conflict::TakeOver));
+    }
+    world.settle();
+    for key in 1..20 {
+        world.suffer(&Fate::Update(0, key + 1));
+        let put = world.begin().expect("a put");
+        world.suffer(&Fate::Leave(key));
+        let delete = world.begin().expect("a delete");
+        let done = world.etcd.serve(world.now, &delete);
+        world.machine.on(world.now, &delete, done);
+        assert_eq!(world.machine.registrations.values().len(), 20 - usize::from(key));
+        let done = world.etcd.serve(world.now, &put);
+        world.machine.on(world.now, &put, done);
+    }
+}
+
 /// Works for some rounds, in which each response takes a second and these keys may not be written. Returns what was begun in each.
 fn rounds(world: &mut World, count: usize, is_refused: impl Fn(u8) -> bool) -> Vec<Vec<Action>> {
     let round = |_| {

@@ -1,6 +1,7 @@
 //! The lease machine against a simulated etcd whose answers get lost, whose leases end and whose keys are tampered with.
 
 mod etcd;
+mod keys;
 pub(crate) mod late;
 mod many;
 mod moves;
