@@ -81,8 +81,8 @@ impl Queue {
         QueueTicket { queue: self, position, kind, is_served: false }
     }
 
-    /// So many slots of a server have become free; 0 if it may be asked for some. `server` is its index in the
-    /// published set.
+    /// So many slots of a server have become free; 0 if it may be asked for some, which one call is woken for. `server`
+    /// is its index in the published set.
     pub(crate) fn freed(&self, slots: usize, server: Option<usize>) {
         if self.queued.load(Ordering::SeqCst) == 0 {
             return;
@@ -91,7 +91,7 @@ impl Queue {
             if slots == 0 {
                 state.order.look_again();
             }
-            ((), state.order.give_turns(slots, Turn { server }))
+            ((), state.order.give_turns(slots.max(1), Turn { server }))
         });
     }
 
