@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 use tonic::Code;
 use tonic_etcd::policy::{LeastRequest, RoundRobin};
-use tonic_etcd::{RetryPolicy, ServerStatus};
+use tonic_etcd::{BalancedChannel, RetryPolicy, ServerStatus};
 
 use crate::peer::{Peer, Script};
 use crate::raw::goaway_once_told;
@@ -205,4 +206,38 @@ async fn a_server_that_takes_calls_again_gets_them() {
     *script.lock().unwrap() = Script::Greet;
     assert_eq!(waiting.await.unwrap(), back.address.to_string());
     assert_eq!(greeted_by(&channel).await, back.address.to_string());
+}
+
+/// A server that refuses is no reason to pause while another one is about to have room: it would stand idle meanwhile.
+/// The first pause is 50 ms at least, so that one of many tries is faster on any machine.
+#[tokio::test]
+async fn a_call_that_is_refused_waits_for_the_room_that_others_will_have() {
+    const TRIES: usize = 20;
+    let told = Arc::new(Notify::new());
+    let (refusing, good) = (Peer::start(REFUSE).await, Peer::start(Script::GreetLater(told.clone())).await);
+    let mut refusals = Vec::new();
+    for policy in [shared(LeastRequest::new()), shared(RoundRobin::new())] {
+        refusals.clear();
+        let builder = builder().policy(policy).max_in_flight_per_server(1).wait_for_ready(true);
+        let channel = over(builder, [&refusing.address, &good.address]);
+        ready(&channel, 2).await;
+        for _ in 0..TRIES {
+            let (sent, mut both) = (good.seen.calls(), JoinSet::new());
+            let call = |channel: BalancedChannel| async move { greeted_by(&channel).await };
+            both.spawn(call(channel.clone()));
+            until("a call to be sent", || good.seen.calls() == sent + 1).await;
+            let before = refusing.seen.calls();
+            both.spawn(call(channel.clone()));
+            until("the next one to be refused", || refusing.seen.calls() > before).await;
+            sleep(Duration::from_millis(10)).await; // a second refusal would follow at once
+            told.notify_one();
+            until("it to be sent", || good.seen.calls() == sent + 2).await;
+            refusals.push(refusing.seen.calls() - before);
+            told.notify_one();
+            while let Some(by) = both.join_next().await {
+                assert_eq!(by.unwrap(), good.address.to_string());
+            }
+        }
+        assert!(refusals.contains(&1), "{refusals:?}");
+    }
 }

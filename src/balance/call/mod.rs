@@ -219,13 +219,14 @@ impl CallState {
         self.pick_of(&self.shared, &self.pick_request())
     }
 
-    /// Picks a server of a partition, and rather one that takes calls, if the call was refused before.
+    /// Picks a server of a partition, and rather one that takes calls, if the call was refused before: it waits for those
+    /// before it goes to others.
     fn pick_of(&self, partition: &Partition, request: &PickRequest<'_>) -> PickOutcome {
         if self.earlier.was_refused()
-            && let picked @ PickOutcome::Picked(_) =
+            && let outcome @ (PickOutcome::Picked(_) | PickOutcome::Full) =
                 partition.pick(&PickRequest { avoids_refusing: true, ..*request }, None)
         {
-            return picked;
+            return outcome;
         }
         partition.pick(request, None)
     }
@@ -246,11 +247,23 @@ impl CallState {
                 PickOutcome::NoneReady | PickOutcome::AllFailed if self.may_fall_back() => self.find_either().await?,
                 PickOutcome::Wait => self.shared.wait_for_picker(&self.pick_request(), self.wait_limits).await?,
                 PickOutcome::Full | PickOutcome::NoneReady => {
-                    self.shared.wait_for_server(&self.pick_request(), self.wait_limits, self.may_fall_back()).await?
+                    let (limits, may_leave, pause) = (self.wait_limits, self.may_fall_back(), self.pause_for_room());
+                    self.shared.wait_for_server(&self.pick_request(), limits, may_leave, pause).await?
                 }
                 PickOutcome::AllFailed => self.next_round().await?,
             };
         }
+    }
+
+    /// Until when a call that was refused waits for servers that do not refuse calls, before it goes to any: for as long
+    /// as it would pause. `None` if none has refused it, or if there are no other servers.
+    fn pause_for_room(&mut self) -> Option<Instant> {
+        if !self.earlier.was_refused() || !self.shared.has_taking_server() {
+            return None;
+        }
+        let now = self.wait_limits.started.elapsed();
+        let pause = self.earlier.begun_transparent_retries()?.on_no_room(now);
+        Some(Instant::now() + pause) // some seconds at most
     }
 
     /// The call pauses, because it was refused often, or because each ready server has failed it: those get another

@@ -89,7 +89,9 @@ impl AttemptReporter {
         let now = self.now();
         let (server, latency) = (&self.subchannel.subchannel, now.since(self.sent_at));
         server.cost.head_settled();
-        server.cost.took_call();
+        if server.cost.took_call() {
+            self.shared.look_anew(); // its room is for the calls that were refused too
+        }
         self.time_to_head = latency;
         self.shared.pause_detector.mark_running(now);
         if is_success {

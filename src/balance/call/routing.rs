@@ -168,7 +168,7 @@ impl CallState {
                 return self.next_round().await;
             }
             if own.ready.load().are_ejected {
-                return own.wait_for_server(&self.pick_request(), self.wait_limits, false).await;
+                return own.wait_for_server(&self.pick_request(), self.wait_limits, false, None).await;
             }
             if own_fails && default_fails {
                 return Err(own.unavailable_status(Code::Unavailable, ""));

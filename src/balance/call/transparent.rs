@@ -58,6 +58,11 @@ impl TransparentRetries {
         self.backoff.fail(now, false)
     }
 
+    /// Those that have not refused the call have no room. Returns how long it waits for that, before it goes to others.
+    pub(super) fn on_no_room(&mut self, now: Duration) -> Duration {
+        self.pause.take().unwrap_or_else(|| self.next_pause(now))
+    }
+
     /// Whether the next retry has to wait.
     pub(super) fn is_paused(&self) -> bool {
         self.pause.is_some()

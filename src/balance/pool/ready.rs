@@ -132,6 +132,12 @@ impl PublishedServer {
         self.first.subchannel.cost.refuses()
     }
 
+    /// Whether it is one of these.
+    #[inline]
+    pub(crate) fn is_among(&self, servers: &[Arc<Subchannel>]) -> bool {
+        servers.iter().any(|other| Arc::ptr_eq(other, &self.first.subchannel))
+    }
+
     /// Begins to probe the connections that are idle. Returns whether there was one.
     pub(crate) fn probe(&self) -> bool {
         self.connections().fold(false, |probed, connection| connection.probe() | probed)

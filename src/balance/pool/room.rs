@@ -21,9 +21,15 @@ pub(crate) struct Limits {
 }
 
 impl Published {
-    /// How many further calls all servers together take now.
-    pub(crate) fn free_slots(&self) -> usize {
-        self.servers.iter().map(PublishedServer::free_slots).fold(0, usize::saturating_add)
+    /// How many further calls all servers together take now; first those that take what they get, and then those that
+    /// have refused a call since they last took one.
+    pub(crate) fn free_slots(&self) -> [usize; 2] {
+        let mut slots = [0_usize; 2];
+        for server in &self.servers {
+            let sum = &mut slots[usize::from(server.refuses())];
+            *sum = sum.saturating_add(server.free_slots());
+        }
+        slots
     }
 
     /// Whether a server takes a further call now: it is below its limits, and its connection is not waiting for a sign of life.

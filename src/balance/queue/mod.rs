@@ -62,6 +62,14 @@ pub(crate) struct WaiterKind {
     pub(crate) wait_for_ready: bool,
     /// It goes elsewhere while no server is ready.
     pub(crate) may_leave: bool,
+    /// It has been refused, and waits for servers that do not refuse calls.
+    pub(crate) avoids_refusing: bool,
+}
+
+impl Waiter {
+    fn takes_any(&self) -> bool {
+        !self.kind.avoids_refusing
+    }
 }
 
 impl Queue {
@@ -77,12 +85,13 @@ impl Queue {
 
     /// Puts a call behind all others.
     pub(crate) fn enter(&self, kind: WaiterKind) -> QueueTicket<'_> {
-        let position = self.update(|state| (state.order.enter(Waiter { waker: None, kind }), Vec::new()));
+        let waiter = Waiter { waker: None, kind };
+        let position = self.update(|state| (state.order.enter(waiter, !kind.avoids_refusing), Vec::new()));
         QueueTicket { queue: self, position, kind, is_served: false }
     }
 
-    /// So many slots of a server have become free; 0 if it may be asked for some. `server` is its index in the
-    /// published set.
+    /// So many slots of a server have become free; 0 if it may be asked for some, which one call is woken for. `server`
+    /// is its index in the published set.
     pub(crate) fn freed(&self, slots: usize, server: Option<usize>) {
         if self.queued.load(Ordering::SeqCst) == 0 {
             return;
@@ -91,7 +100,7 @@ impl Queue {
             if slots == 0 {
                 state.order.look_again();
             }
-            ((), state.order.give_turns(slots, Turn { server }))
+            ((), state.order.give_turns(slots.max(1), Turn { server }))
         });
     }
 
@@ -112,9 +121,10 @@ impl Queue {
         look
     }
 
-    /// The look has counted so many free slots. Gives turns until there are as many.
-    pub(crate) fn end_look(&self, look: Look, free_slots: usize) {
-        self.update(|state| ((), state.order.end_look(look, free_slots)));
+    /// The look has counted so many free slots, and so many of servers that refuse calls. Gives turns until there are as
+    /// many.
+    pub(crate) fn end_look(&self, look: Look, free_slots: usize, refusing: usize) {
+        self.update(|state| ((), state.order.end_look(look, free_slots, refusing, Waiter::takes_any)));
     }
 
     /// A look has not seen everything: the next call that asks makes another one.
@@ -203,6 +213,24 @@ impl QueueTicket<'_> {
     pub(crate) fn wait_again(&self) {
         let waiter = Waiter { waker: None, kind: self.kind };
         self.queue.update(|state| (state.order.wait_again(self.position, waiter), Vec::new()));
+    }
+
+    /// Waits again at the same position, after a turn for a server that it does not take. Another call gets that turn.
+    pub(crate) fn decline(&self) {
+        let waiter = Waiter { waker: None, kind: self.kind };
+        self.queue.update(|state| ((), state.order.decline(self.position, waiter, Waiter::takes_any)));
+    }
+
+    /// From now on it takes any server. It is to look for room that others have declined.
+    pub(crate) fn take_any(&mut self) {
+        self.kind.avoids_refusing = false;
+        self.queue.update(|state| {
+            if let Some(waiter) = state.order.waiter_mut(self.position) {
+                waiter.kind = self.kind;
+            }
+            state.order.seek_declined();
+            ((), Vec::new())
+        });
     }
 
     /// Leaves the queue with a server.

@@ -14,7 +14,7 @@ use tonic_etcd::{BalancedChannel, BalancedChannelBuilder};
 
 use super::driven::current_thread;
 use crate::peer::{Peer, Script};
-use crate::support::{builder, greeted_by, over, ready, shared};
+use crate::support::{builder, greet, greeted_by, over, ready, shared, until};
 
 /// Well below the second that a proof may take, so that connections are idle soon.
 const IDLE: Duration = Duration::from_millis(300);
@@ -191,6 +191,28 @@ async fn an_idle_connection_is_pinged_where_that_is_wanted() {
         let _ = timeout(patience, again).await;
         assert_eq!(peer.seen.connections(), connections);
     }
+}
+
+/// A call waits for the only stream of a connection, and that becomes idle meanwhile. Where the stream is given up then,
+/// nothing is read that would end the silence: the call that waits has to ask.
+#[tokio::test]
+async fn a_call_that_waits_asks_a_connection_that_has_become_idle() {
+    let peer = Peer::limited(Script::Silence, Some(1)).await;
+    let channel = over(idling().wait_for_ready(true), [&peer.address]);
+    ready(&channel, 1).await;
+    be_idle().await; // its limit is known, and a call asks for a sign of life
+    let call = || {
+        let channel = channel.clone();
+        tokio::spawn(async move { greet(&channel).await })
+    };
+    let silent = call();
+    until("the first call to be sent", || peer.seen.calls() == 1).await;
+    let waiting = call();
+    be_idle().await;
+    be_idle().await;
+    silent.abort();
+    until("the other call to be sent", || peer.seen.calls() == 2).await;
+    waiting.abort();
 }
 
 /// F47: TCP's own keep-alive and user timeout are accepted by the system, at their bounds too.

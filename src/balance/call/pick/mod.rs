@@ -1,18 +1,17 @@
 //! A server for a call: picked at once if one has room, or waited for in the queue. `tiers.rs` decides when a call
-//! leaves its zone, and takes the slot that a call was woken for; `room.rs` finds room for the calls that wait.
+//! leaves its zone, and takes the slot that a call was woken for; `wait.rs` is the wait; `room.rs` finds room for the calls that wait.
 
 mod room;
 mod tiers;
+mod wait;
 
 use std::cell::Cell;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use http::{Extensions, HeaderMap};
-use tokio::time::{Instant, timeout_at};
-use tonic::{Code, Status};
+use tokio::time::Instant;
+use tonic::Status;
 
 use crate::balance::call::deadline::Deadline;
 use crate::balance::call::pick::tiers::Asked;
@@ -20,7 +19,6 @@ use crate::balance::partition::Partition;
 use crate::balance::policy::{Call, IsAvailable, Pick, Picker};
 use crate::balance::pool::ready::{Published, PublishedServer, ReadySubchannel, Tier};
 use crate::balance::pool::room::MAX_PROBES;
-use crate::balance::queue::WaiterKind;
 use crate::balance::queue::order::Turn;
 use crate::balance::subchannel::Subchannel;
 use crate::connection::StreamPermit;
@@ -32,6 +30,7 @@ const CONFIRMED_LOOKS: u8 = 3;
 const MOST_REFUSING_ASKED: u8 = 16;
 
 /// An attempt that needs a server.
+#[derive(Clone, Copy)]
 pub(crate) struct PickRequest<'a> {
     pub(crate) path: &'a str,
     pub(crate) headers: &'a HeaderMap,
@@ -94,7 +93,7 @@ impl<'a> Availability<'a> {
     }
 
     fn has_failed(&self, server: &PublishedServer) -> bool {
-        self.failed_servers.iter().any(|failed| Arc::ptr_eq(failed, &server.first.subchannel))
+        server.is_among(self.failed_servers)
     }
 
     /// Sends a PING to a server without room: it may be an idle one that takes no call before it has answered.
@@ -235,110 +234,5 @@ impl Partition {
             let service = &*self.connect_context.service;
             tracing::warn!(parent: None, service, index, servers, "policy picked an index out of range, taking the next server");
         }
-    }
-
-    /// Waits in the queue until a server has room. A call that may leave returns with [`PickOutcome::NoneReady`] when no server is
-    /// ready any more.
-    ///
-    /// # Errors
-    /// When no server can come, or the call's time to wait is over.
-    ///
-    /// # Cancel safety
-    /// Dropping the future gives up the position in the queue, and passes its turn on.
-    pub(crate) async fn wait_for_server(
-        &self,
-        request: &PickRequest<'_>,
-        limits: WaitLimits,
-        may_leave: bool,
-    ) -> Result<PickOutcome, Status> {
-        let leaves = || may_leave && !self.ready.load().is_ready();
-        if !leaves() {
-            self.check_worth_waiting(limits)?;
-        }
-        let ticket = self.queue.enter(WaiterKind { wait_for_ready: limits.wait_for_ready, may_leave });
-        self.look_for_growth();
-        loop {
-            // Once more, after the call has entered the queue: a change from now on wakes it, and one from before is seen here.
-            if leaves() {
-                return Ok(PickOutcome::NoneReady);
-            }
-            self.check_worth_waiting(limits)?;
-            self.look_for_room();
-            let turn = self.within_limits(limits, "", ticket.turn()).await?;
-            match self.pick(request, Some(turn)) {
-                PickOutcome::Picked(picked) => {
-                    ticket.served();
-                    self.look_for_room();
-                    return Ok(PickOutcome::Picked(picked));
-                }
-                // Servers that have failed this call may have room for the calls behind it: it must not hold those up.
-                PickOutcome::Full if !request.failed_servers.is_empty() => return Ok(PickOutcome::AllFailed),
-                // The same holds for a call for which its picker has no server.
-                none @ (PickOutcome::AllFailed | PickOutcome::Wait | PickOutcome::Fail(_)) => return Ok(none),
-                PickOutcome::Full | PickOutcome::NoneReady => {
-                    ticket.wait_again();
-                    // What it was woken for may be no stream, but what kept a server from getting a further connection.
-                    self.look_for_growth();
-                }
-            }
-        }
-    }
-
-    /// Waits until the set changes or the policy notifies, after the picker has returned [`Pick::Wait`]. Meanwhile the call is
-    /// not in the queue: it holds up no other.
-    ///
-    /// # Errors
-    /// When the call's time to wait is over.
-    pub(crate) async fn wait_for_picker(
-        &self,
-        request: &PickRequest<'_>,
-        limits: WaitLimits,
-    ) -> Result<PickOutcome, Status> {
-        let mut notified = pin!(self.pick_notifier.notified());
-        notified.as_mut().enable();
-        // After it listens: this pick sees a change from before, and a later one wakes the call.
-        let outcome = self.pick(request, None);
-        if !matches!(outcome, PickOutcome::Wait) {
-            return Ok(outcome);
-        }
-        self.within_limits(limits, "the policy picked none: ", notified).await?;
-        Ok(PickOutcome::Wait)
-    }
-
-    /// Refuses to wait if the state of the channel says that no server can come.
-    fn check_worth_waiting(&self, limits: WaitLimits) -> Result<(), Status> {
-        // The status first: the pool stores servers before it publishes the status that speaks of them.
-        let fails = self.status.borrow().fails_calls(limits.wait_for_ready);
-        if fails && self.ready.load().servers.iter().all(PublishedServer::is_closing) {
-            return Err(self.unavailable_status(Code::Unavailable, ""));
-        }
-        Ok(())
-    }
-
-    /// Sleeps, or fails when the call's time to wait is over before.
-    pub(crate) async fn sleep(&self, pause: Duration, limits: WaitLimits) -> Result<(), Status> {
-        self.within_limits(limits, "", tokio::time::sleep(pause)).await
-    }
-
-    /// Returns the time at which the call stops waiting: its deadline, or the end of the wait limit.
-    pub(crate) fn wait_end(&self, limits: WaitLimits) -> Option<Instant> {
-        let limit = (!limits.wait_for_ready).then(|| limits.started.checked_add(self.settings.wait_limit)).flatten();
-        let deadline = limits.deadline.map(|deadline| deadline.at);
-        limit.into_iter().chain(deadline).min()
-    }
-
-    /// Waits for `future`, and fails when the call's time to wait is over before. `reason` is added to the text.
-    pub(crate) async fn within_limits<F: Future>(
-        &self,
-        limits: WaitLimits,
-        reason: &str,
-        future: F,
-    ) -> Result<F::Output, Status> {
-        let Some(end) = self.wait_end(limits) else { return Ok(future.await) };
-        timeout_at(end, future).await.map_err(|_| {
-            let is_late = limits.deadline.is_some_and(|deadline| deadline.has_passed());
-            let code = if is_late { Code::DeadlineExceeded } else { Code::Unavailable };
-            self.unavailable_status(code, &format!("waited {} ms: {reason}", limits.started.elapsed().as_millis()))
-        })
     }
 }

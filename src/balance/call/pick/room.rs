@@ -37,8 +37,9 @@ impl Partition {
 
     fn count_room(&self, look: Look) {
         let ready = self.ready.load();
-        let free_slots = ready.free_slots();
-        self.queue.end_look(look, free_slots);
+        let [free_slots, refusing] = ready.free_slots();
+        self.queue.end_look(look, free_slots, refusing);
+        // Slots of servers that refuse calls are not for every call that waits: room is made for those.
         if free_slots > 0 {
             // Once those are taken, other servers are asked for room, as far as there are such.
             if ready.may_get_room() {

@@ -80,7 +80,11 @@ impl Partition {
         let availability = Availability::new(&ready.servers, request, probes);
         let takes_call = |index: usize| {
             let server = ready.servers.get(index);
-            server.is_some_and(|server| server.has_capacity() && !availability.has_failed(server))
+            server.is_some_and(|server| {
+                server.has_capacity()
+                    && !availability.has_failed(server)
+                    && !(request.avoids_refusing && server.refuses())
+            })
         };
         if takes_call(at_home) || !takes_call(slot) {
             return None;

@@ -11,7 +11,9 @@
 //!
 //! A turn says which server its slot is of, and keeps saying so when it is passed on. Slots are not listed: what counts
 //! is that there is a turn for each. Where there may be none, `may_have_room` says so, and [`WaitOrder::begin_look`]
-//! has somebody count the slots of all servers.
+//! has somebody count the slots of all servers. `declined.rs` is about turns that not every call takes.
+
+mod declined;
 
 use std::collections::BTreeMap;
 
@@ -36,6 +38,8 @@ pub(crate) struct WaitOrder<W> {
     round: u64,
     /// There may be slots that no turn was given for.
     may_have_room: bool,
+    /// There may be slots that the waiting calls do not take: the next call that takes any server looks.
+    has_declined: bool,
 }
 
 /// The right of a woken call to look for a server.
@@ -67,17 +71,38 @@ enum Woken {
 impl<W> Default for WaitOrder<W> {
     fn default() -> Self {
         let (waiting, woken) = (BTreeMap::new(), BTreeMap::new());
-        Self { next: 0, waiting, woken, turns: 0, looking: 0, ended: 0, round: 0, may_have_room: false }
+        Self {
+            next: 0,
+            waiting,
+            woken,
+            turns: 0,
+            looking: 0,
+            ended: 0,
+            round: 0,
+            may_have_room: false,
+            has_declined: false,
+        }
     }
 }
 
 impl<W> WaitOrder<W> {
-    /// Adds a call behind all others and returns its position.
-    pub(crate) fn enter(&mut self, waiter: W) -> u64 {
+    /// Adds a call behind all others and returns its position. `takes_any` says whether it takes slots that others have
+    /// declined.
+    pub(crate) fn enter(&mut self, waiter: W, takes_any: bool) -> u64 {
         let position = self.next;
         self.next += 1;
         self.insert(position, waiter);
+        if takes_any {
+            self.seek_declined();
+        }
         position
+    }
+
+    fn wake(&mut self, position: u64, turn: Turn) -> Option<W> {
+        let waiter = self.waiting.remove(&position)?;
+        self.woken.insert(position, Woken::WithTurn { round: self.round, turn, in_use: false });
+        self.turns += 1;
+        Some(waiter)
     }
 
     /// While nobody has waited, nobody has told of slots.
@@ -95,11 +120,9 @@ impl<W> WaitOrder<W> {
     pub(crate) fn give_turns(&mut self, turns: usize, turn: Turn) -> Vec<W> {
         let mut woken = Vec::new();
         while woken.len() < turns
-            && let Some((position, waiter)) = self.waiting.pop_first()
+            && let Some((position, _)) = self.waiting.first_key_value()
         {
-            self.woken.insert(position, Woken::WithTurn { round: self.round, turn, in_use: false });
-            self.turns += 1;
-            woken.push(waiter);
+            woken.extend(self.wake(*position, turn));
         }
         self.may_have_room |= woken.len() < turns;
         woken
@@ -130,14 +153,28 @@ impl<W> WaitOrder<W> {
         Some(Look { unused: self.turns - self.looking, ended: self.ended })
     }
 
-    /// The look has counted so many free slots. Gives turns until there are as many, and returns the calls to wake.
+    /// The look has counted so many free slots, and so many of servers that refuse calls. Gives turns until there are as
+    /// many, those for the latter only to calls that take any server, and returns the calls to wake.
     ///
     /// A turn in use does not count, because its slot may be taken and not counted. Slots that became free meanwhile have
     /// turns of their own, and a turn that has ended meanwhile may have taken a slot that is counted. So there may be a
     /// turn too many, and never one too few.
-    pub(crate) fn end_look(&mut self, look: Look, free_slots: usize) -> Vec<W> {
+    pub(crate) fn end_look(
+        &mut self,
+        look: Look,
+        free_slots: usize,
+        refusing: usize,
+        takes_any: impl Fn(&W) -> bool,
+    ) -> Vec<W> {
         let ended = usize::try_from(self.ended - look.ended).unwrap_or(usize::MAX);
-        self.give_turns(free_slots.saturating_sub(look.unused.saturating_sub(ended)), Turn::default())
+        let unused = look.unused.saturating_sub(ended);
+        let mut woken = self.give_turns(free_slots.saturating_sub(unused), Turn::default());
+        woken.extend(self.offer(
+            refusing.saturating_sub(unused.saturating_sub(free_slots)),
+            Turn::default(),
+            takes_any,
+        ));
+        woken
     }
 
     /// A look is to be made the next time: something may have changed of which nobody has told.

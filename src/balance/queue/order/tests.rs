@@ -7,12 +7,12 @@ use super::*;
 
 fn queue_of(count: u32) -> WaitOrder<u32> {
     let mut order = WaitOrder::default();
-    (0..count).for_each(|waiter| assert_eq!(order.enter(waiter), u64::from(waiter)));
+    (0..count).for_each(|waiter| assert_eq!(order.enter(waiter, true), u64::from(waiter)));
     order
 }
 
 /// A slot of this server.
-fn of(server: usize) -> Turn {
+pub(super) fn of(server: usize) -> Turn {
     Turn { server: Some(server) }
 }
 
@@ -30,7 +30,7 @@ fn turns_go_to_the_calls_that_have_waited_longest() {
     let mut order = queue_of(5);
     assert_eq!(order.give_turns(2, ANY), [0, 1]);
     let look = order.begin_look(false).unwrap();
-    assert_eq!(order.end_look(look, 3), [2], "two turns are given already");
+    assert_eq!(order.end_look(look, 3, 0, |_| true), [2], "two turns are given already");
     order.wait_again(1, 1);
     order.served(0);
     assert_eq!(order.give_turns(1, ANY), [1], "it kept its position");
@@ -93,9 +93,9 @@ fn servers_that_come_while_every_call_is_woken_are_looked_at_by_the_next_one() {
     assert!(looks(&mut order));
     assert_eq!(order.give_turns(1, of(1)), [0]);
     assert!(order.begin_look(true).is_none(), "servers have come, and nobody waits");
-    assert_eq!(order.enter(1), 1);
+    assert_eq!(order.enter(1, true), 1);
     let look = order.begin_look(false).expect("there may be room");
-    assert_eq!(order.end_look(look, 2), [1]);
+    assert_eq!(order.end_look(look, 2, 0, |_| true), [1]);
 }
 
 #[test]
@@ -105,20 +105,20 @@ fn a_turn_in_use_stands_for_no_slot() {
     assert_eq!(order.use_turn(0), Some(of(1)));
     // It has taken the slot. The other one is free, and so is that of a server which comes now.
     let look = order.begin_look(true).unwrap();
-    assert_eq!(order.end_look(look, 2), [2]);
+    assert_eq!(order.end_look(look, 2, 0, |_| true), [2]);
     // The look counts a slot, and a turn that is used meanwhile takes it: a turn too many.
     let look = order.begin_look(true).unwrap();
     assert_eq!(order.use_turn(1), Some(of(1)));
-    assert_eq!(order.end_look(look, 2), [3]);
+    assert_eq!(order.end_look(look, 2, 0, |_| true), [3]);
     order.served(0);
     assert_eq!(order.leave(1), (None, vec![]));
     assert_eq!(order.turns(), 2);
 }
 
 /// Whether all servers are looked at. Nobody has room.
-fn looks(order: &mut WaitOrder<u32>) -> bool {
+pub(super) fn looks(order: &mut WaitOrder<u32>) -> bool {
     let look = order.begin_look(false);
-    look.into_iter().for_each(|look| assert!(order.end_look(look, 0).is_empty()));
+    look.into_iter().for_each(|look| assert!(order.end_look(look, 0, 0, |_| true).is_empty()));
     look.is_some()
 }
 
@@ -126,7 +126,7 @@ fn looks(order: &mut WaitOrder<u32>) -> bool {
 fn all_servers_are_looked_at_only_where_a_slot_may_have_no_turn() {
     let mut order = queue_of(3);
     assert!(looks(&mut order) && !looks(&mut order), "the first call: slots became free before it waited");
-    assert_eq!(order.enter(3), 3);
+    assert_eq!(order.enter(3, true), 3);
     assert!(!looks(&mut order));
     for position in 0..3 {
         assert_eq!(order.give_turns(1, of(4)), [position as u32]);
@@ -136,7 +136,7 @@ fn all_servers_are_looked_at_only_where_a_slot_may_have_no_turn() {
     }
     assert_eq!(order.give_turns(2, of(4)), [3]);
     assert!(!looks(&mut order), "nobody waits");
-    assert_eq!(order.enter(4), 4);
+    assert_eq!(order.enter(4, true), 4);
     assert!(looks(&mut order), "one of two slots is left");
     order.wait_again(3, 3);
     assert!(!looks(&mut order), "it has looked at all servers itself");
@@ -151,11 +151,11 @@ fn what_happens_during_a_look_takes_no_turn_away() {
     // A slot that nobody knows of is counted, and another one becomes free.
     let look = order.begin_look(false).unwrap();
     assert_eq!(order.give_turns(1, of(1)), [0]);
-    assert_eq!(order.end_look(look, 1), [1]);
+    assert_eq!(order.end_look(look, 1, 0, |_| true), [1]);
     // The turn of one of two slots is used during the look: it counts both.
     let look = order.begin_look(true).unwrap();
     order.served(0);
-    assert_eq!(order.end_look(look, 2), [2]);
+    assert_eq!(order.end_look(look, 2, 0, |_| true), [2]);
 }
 
 #[derive(Clone, Debug)]
@@ -210,7 +210,7 @@ fn order_holds(steps: Vec<Step>) -> TestCaseResult {
         let woken = match step {
             Step::Enter => {
                 waiting.push_back(order.next);
-                order.enter(order.next);
+                order.enter(order.next, true);
                 looks.extend(order.begin_look(false).map(|look| (look, free)));
                 Vec::new()
             }
@@ -255,7 +255,7 @@ fn order_holds(steps: Vec<Step>) -> TestCaseResult {
             }
             Step::Counted(index) if !looks.is_empty() => {
                 let (look, counted) = looks.swap_remove(index % looks.len());
-                order.end_look(look, counted)
+                order.end_look(look, counted, 0, |_| true)
             }
             Step::Round => order.next_round(),
             Step::Look(_) | Step::Looked(_) | Step::Leave(_) | Step::Counted(_) => Vec::new(),

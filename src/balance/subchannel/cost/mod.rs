@@ -106,12 +106,11 @@ impl Cost {
         self.refuses.store(true, Ordering::Relaxed);
     }
 
-    /// It has taken a call: the head of a response came, whatever that says.
+    /// It has taken a call: the head of a response came, whatever that says. Returns whether it has refused one since it
+    /// last did.
     #[inline]
-    pub(crate) fn took_call(&self) {
-        if self.refuses() {
-            self.refuses.store(false, Ordering::Relaxed);
-        }
+    pub(crate) fn took_call(&self) -> bool {
+        self.refuses() && self.refuses.swap(false, Ordering::Relaxed)
     }
 
     /// Whether it has refused a call since it last took one.
