@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::metrics::bounds::Bounds;
 use crate::metrics::{BoundInstrument, Instrument, Metrics};
 use crate::panics::catch;
 
@@ -150,7 +151,8 @@ impl Drop for Gauge {
 /// A distribution of whole numbers: of nanoseconds where the unit is a second. Its count is the sum of its buckets, so that a
 /// snapshot is consistent.
 pub(crate) struct Histogram {
-    instrument: &'static Instrument,
+    bounds: &'static Bounds,
+    is_of_times: bool,
     /// One more than the instrument has bounds.
     buckets: Box<[AtomicU64]>,
     /// Of times in microseconds, whose sum overflows in half a million years of calls.
@@ -165,14 +167,15 @@ pub(crate) fn seconds(nanos: u64) -> f64 {
 
 impl Histogram {
     pub(crate) fn new(instrument: &'static Instrument, bound: Bound) -> Self {
-        let buckets = (0..=instrument.bounds.values.len()).map(|_| AtomicU64::new(0)).collect();
-        Self { instrument, buckets, sum: AtomicU64::new(0), bound }
+        let bounds = instrument.bounds;
+        let buckets = (0..=bounds.values.len()).map(|_| AtomicU64::new(0)).collect();
+        Self { bounds, is_of_times: instrument.unit == "s", buckets, sum: AtomicU64::new(0), bound }
     }
 
     /// Records a number.
     #[inline]
     pub(crate) fn record_count(&self, value: u64) {
-        self.record_in(self.instrument.bounds.bucket_of(value), value);
+        self.record_in(self.bounds.bucket_of(value), value);
         if self.bound.is_bound() {
             self.bound.record(value as f64);
         }
@@ -181,7 +184,7 @@ impl Histogram {
     /// Records a time.
     #[inline]
     pub(crate) fn record_nanos(&self, nanos: u64) {
-        self.record_in(self.instrument.bounds.bucket_of(nanos), nanos / 1_000);
+        self.record_in(self.bounds.bucket_of(nanos), nanos / 1_000);
         if self.bound.is_bound() {
             self.bound.record(seconds(nanos));
         }
@@ -201,9 +204,9 @@ impl Histogram {
     pub(crate) fn distribution(&self) -> Distribution {
         // Who reads an end here reads the beginning before it afterwards.
         let buckets = self.buckets.iter().map(|bucket| bucket.load(Ordering::Acquire)).collect();
-        let parts = if self.instrument.unit == "s" { 1e6 } else { 1.0 };
+        let parts = if self.is_of_times { 1e6 } else { 1.0 };
         let sum = self.sum.load(Ordering::Relaxed) as f64 / parts;
-        Distribution { bounds: self.instrument.bounds.values, buckets, sum }
+        Distribution { bounds: self.bounds.values, buckets, sum }
     }
 }
 

@@ -213,6 +213,9 @@ impl CallState {
 
     /// Picks a server, unless the call has to pause before: then it is as if all had failed.
     fn pick(&self) -> PickOutcome {
+        if self.earlier.is_empty() {
+            return self.shared.pick(&self.pick_request(), None);
+        }
         if self.earlier.is_paused() {
             return PickOutcome::AllFailed;
         }

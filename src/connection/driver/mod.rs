@@ -124,9 +124,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
     fn poll_send_request(&mut self, cx: &mut Context<'_>) {
         let Some(send_request) = &mut self.send_request else { return };
         if let Poll::Ready(Err(error)) = send_request.poll_ready(cx) {
-            self.send_request = None;
-            self.shared.drain(CloseReason::of(&error));
+            self.end_requests(&error);
         }
+    }
+
+    #[cold]
+    fn end_requests(&mut self, error: &h2::Error) {
+        self.send_request = None;
+        self.shared.drain(CloseReason::of(error));
     }
 
     /// The next decision of a command or a timer, if there is one now.

@@ -41,6 +41,12 @@ impl EarlierAttempts {
         self.0.as_mut()?.transparent.as_mut()
     }
 
+    /// Whether the call has not failed yet.
+    #[inline]
+    pub(in crate::balance::call) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Whether the next transparent retry has to wait.
     pub(in crate::balance::call) fn is_paused(&self) -> bool {
         self.transparent().is_some_and(TransparentRetries::is_paused)

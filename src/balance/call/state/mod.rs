@@ -186,8 +186,9 @@ impl CallState {
         let now = Instant::now();
         self.wait_limits.started = now;
         self.record.begin(Nanos::new(self.shared.since_epoch(now)));
-        self.wait_limits.deadline =
-            self.wait_limits.deadline.and_then(|deadline| Deadline::of(deadline.timeout(), now));
+        if let Some(deadline) = self.wait_limits.deadline {
+            self.wait_limits.deadline = Deadline::of(deadline.timeout(), now);
+        }
     }
 
     /// Makes the span of an attempt. `previous` is the number of attempts that went before.
