@@ -20,6 +20,8 @@ const CALLS: usize = 1_536;
 const WORKERS: [usize; 2] = [1, 64];
 /// So many servers that 64 calls at a time seldom share a connection: those that do share a write too, and cost less.
 const SOME: usize = 300;
+/// Of the curve over callers.
+const CALLERS: [usize; 4] = [1, 8, 64, 512];
 /// The first call over a connection costs more than those that follow, and peak EWMA looks at the others for a server that has had
 /// none: each has had one before. Where servers are drawn, one in fifty has not.
 const WARM_UP_FACTOR: usize = 4;
@@ -100,6 +102,14 @@ pub(super) fn rows(found: &mut Findings) {
     }
     let title = "instructions of a call, LeastRequest, 1 worker".to_owned();
     found.draw(Curve { title, of: "servers", unit: "", points });
+    let (_process, addresses) = start(&super::Job::Serve(SERVERS[1]));
+    let mut points = Vec::new();
+    for workers in CALLERS {
+        let job = Job { addresses: addresses.clone(), policy: Kind::LeastRequest, workers };
+        points.extend(cost(&job).ok().map(|cost| (workers as f64, cost)));
+    }
+    let title = format!("instructions of a call, LeastRequest, {} servers", SERVERS[1]);
+    found.draw(Curve { title, of: "callers", unit: "", points });
 }
 
 /// The instructions of a call.
