@@ -193,8 +193,8 @@ use crate::balance::shared::ChannelHandle;
 /// A call that was refused passes over servers that have refused a call since they last took one, whoever made it, as
 /// long as there is another one with room. If there are others and they are at their limits, it waits in the queue for
 /// the room that they will have; once it has waited for as long as the backoff, it goes to any server. So where one
-/// server of many takes calls, the calls of a busy channel find it with their second attempt. The first call of a quiet channel learns who refuses at the backoff's pace, and may end
-/// before it has asked that one.
+/// server of many takes calls, the calls of a busy channel find it with their second attempt. The first call of a quiet
+/// channel learns who refuses at the backoff's pace, and may end before it has asked that one.
 ///
 /// A call with a [`Route`](crate::Route) that may go to the default servers goes there without a backoff, once it would
 /// have to wait for one.

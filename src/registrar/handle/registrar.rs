@@ -54,10 +54,9 @@ use crate::timers;
 ///
 /// # Many registrations
 ///
-/// One registrar may have thousands of registrations, and each costs the same. Each address is a
-/// key, with one request to put it and a watch. Up to 24 keys are put at a time, and the watches
-/// share a few streams: on a local etcd, 2 000 registrations take about two seconds in a debug
-/// build. A registration that leaves alone has its keys deleted. [`Registrar::close`] takes out all
+/// One registrar may have thousands of registrations, and each costs about the same. Each address is
+/// a key, with one request to put it and a watch. Up to 24 keys are put at a time, and the watches
+/// share a few streams. A registration that leaves alone has its keys deleted. [`Registrar::close`] takes out all
 /// of them by one request, which revokes the lease: close the registrar rather than dropping
 /// thousands of registrations. Each registration logs a line at INFO when it is in etcd, and
 /// another when it has left. [`Registrar::stats`] counts them by state, and [`Registrar::health`]

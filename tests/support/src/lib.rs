@@ -34,6 +34,7 @@ mod process;
 mod proxy;
 #[cfg(feature = "metrics")]
 mod recorder;
+mod refusing;
 mod report;
 #[cfg(feature = "metrics")]
 mod series_recorder;
@@ -54,6 +55,7 @@ pub use process::{Process, example_bin};
 pub use proxy::Proxy;
 #[cfg(feature = "metrics")]
 pub use recorder::Recorder;
+pub use refusing::refuse_calls;
 pub use report::{Bar, Report, Row};
 pub use rustix::process::Signal;
 #[cfg(feature = "metrics")]
